@@ -1,0 +1,77 @@
+# What a person or a machine runs here. `make` alone shows the list.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+CARGO_DENY_VERSION := 0.20.2
+CARGO_DENY := target/tools/cargo-deny-$(CARGO_DENY_VERSION)/bin/cargo-deny
+PROPTEST_CASES ?= 20000
+
+.PHONY: help
+help: ## show this list
+	@echo "Pointsman: picks the model server for every LLM request."
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: demo
+demo: needs ## build, start servers, Envoy and picker, send load, compare with round robin and least request
+	cargo build --release --locked -p picker -p simulator
+	envoy="$$(python3 tools/fetch.py envoy)"; \
+	  exec $(TARGET)/release/pointsman-sim demo --envoy "$$envoy" --pointsman $(TARGET)/release/pointsman
+
+.PHONY: test
+test: lint test-tools ## everything that CI runs: format, lints, tests with a real Envoy, documentation
+	python3 tools/fetch.py envoy >/dev/null
+	cargo test --workspace --locked --no-fail-fast
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --locked --no-deps
+
+.PHONY: test-all
+test-all: test deny fuzz ## the test above, then what is slow: licences and sources, every property over many cases
+
+.PHONY: fuzz
+fuzz: needs ## the properties of the decision core over PROPTEST_CASES random cases each
+	PROPTEST_CASES=$(PROPTEST_CASES) cargo test --release --locked -p picker-core
+
+.PHONY: bench
+bench: needs ## time the decision core: a pick, a request scan, a metrics page
+	cargo bench --locked -p picker-core
+
+.PHONY: fmt
+fmt: needs ## format the Rust sources
+	cargo fmt --all
+
+.PHONY: lint
+lint: needs ## check the format and the lints, changing nothing
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+.PHONY: generate
+generate: needs ## write the CRDs' YAML from their Rust types
+	cargo run --locked -p crds --bin crdgen
+
+.PHONY: deny
+deny: $(CARGO_DENY) ## licences, duplicates and sources of every dependency
+	$(CARGO_DENY) --locked check bans licenses sources
+
+.PHONY: advisories
+advisories: $(CARGO_DENY) ## known vulnerabilities in the dependencies (needs github.com)
+	$(CARGO_DENY) --locked check advisories
+
+.PHONY: test-tools
+test-tools: needs
+	python3 -B -m unittest discover -s tools -p 'test_*.py'
+
+$(CARGO_DENY): | needs
+	cargo install --locked --root target/tools/cargo-deny-$(CARGO_DENY_VERSION) \
+	  cargo-deny --version $(CARGO_DENY_VERSION)
+
+.PHONY: needs
+needs:
+	@command -v cargo >/dev/null || { \
+	  echo "error: cargo is missing. Install Rust with rustup (https://rustup.rs);"; \
+	  echo "rust-toolchain.toml then picks the version by itself."; exit 1; } >&2
+	@command -v python3 >/dev/null || { \
+	  echo "error: python3 is missing. Install Python 3.8 or later (Debian, Ubuntu: apt-get install python3)."; \
+	  exit 1; } >&2
