@@ -1,0 +1,47 @@
+//! All that a picker can ask for.
+
+use std::net::SocketAddr;
+
+use crate::endpoint::EndpointKey;
+use crate::receipt::{Outcome, Receipt};
+use crate::request::RequestKey;
+
+/// Something to be done.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Send the request there. Its load is booked until an [`Event::Ended`](crate::event::Event::Ended) comes, which
+    /// must come.
+    Picked(Pick),
+    /// Answer the request: there is nowhere to send it. Nothing is booked.
+    Refused(RequestKey, Refusal, Box<Receipt>),
+    /// The request is over; this completes its receipt.
+    Settled(RequestKey, Outcome),
+    /// Read the endpoint's metrics page, and answer with [`Event::Read`](crate::event::Event::Read) or
+    /// [`Event::ReadFailed`](crate::event::Event::ReadFailed).
+    Read(EndpointKey, SocketAddr),
+    /// List the endpoint's models, and answer with [`Event::Models`](crate::event::Event::Models) or
+    /// [`Event::ModelsFailed`](crate::event::Event::ModelsFailed).
+    ListModels(EndpointKey, SocketAddr),
+}
+
+/// Where a request goes.
+#[derive(Clone, Debug)]
+pub struct Pick {
+    /// The request.
+    pub request: RequestKey,
+    /// The endpoint.
+    pub endpoint: EndpointKey,
+    /// Its address.
+    pub address: SocketAddr,
+    /// Why.
+    pub receipt: Box<Receipt>,
+}
+
+/// Why a request goes nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Refusal {
+    /// The pool has no endpoints.
+    NoEndpoints,
+    /// The gateway's subset hint leaves out every endpoint of the pool.
+    EmptySubset,
+}

@@ -1,0 +1,127 @@
+//! Receipts: why a request went where it went, and what became of it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::adapter::Need;
+use crate::cost::Cost;
+use crate::endpoint::EndpointKey;
+use crate::request::{Request, RequestKey};
+use crate::schedule::Exclusion;
+
+/// The most candidates that a receipt lists; the rest are counted.
+pub const CANDIDATES_MAX: usize = 8;
+/// The most exclusions that a receipt lists; the rest are counted.
+pub const EXCLUSIONS_MAX: usize = 8;
+
+/// Why a request went where it went.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Receipt {
+    /// The request, by this process's count.
+    pub key: RequestKey,
+    /// The request's `x-request-id`.
+    pub request_id: Arc<str>,
+    /// Nanoseconds since the start of the process at which it was decided.
+    pub at_ns: u64,
+    /// What was known of the request.
+    pub request: Request,
+    /// Prompt tokens expected.
+    pub prompt_tokens: u64,
+    /// Tokens expected to be generated.
+    pub output_tokens: u64,
+    /// Endpoints of the pool.
+    pub endpoints: usize,
+    /// The cheapest endpoints, the chosen one first, then by cost; at most [`CANDIDATES_MAX`].
+    pub candidates: Vec<Candidate>,
+    /// Endpoints that might have been chosen.
+    pub candidate_count: usize,
+    /// Of those, endpoints so near to the cheapest that chance decided.
+    pub ties: usize,
+    /// What the runner-up would have cost more than the chosen one, in milliseconds; negative if chance chose a dearer one.
+    pub margin_ms: Option<f64>,
+    /// Endpoints that could not be chosen; at most [`EXCLUSIONS_MAX`].
+    pub exclusions: Vec<Excluded>,
+    /// Endpoints that could not be chosen, in all.
+    pub exclusion_count: usize,
+    /// The time to the first token that was expected, in milliseconds.
+    pub expected_ttft_ms: Option<f64>,
+    /// How the request's end is known.
+    pub kept: Kept,
+    /// What became of it; `None` while it is in flight.
+    pub outcome: Option<Outcome>,
+}
+
+/// One endpoint that might have been chosen.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Candidate {
+    /// The endpoint.
+    pub endpoint: EndpointKey,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its address.
+    pub address: SocketAddr,
+    /// The sum of the terms, in milliseconds.
+    pub cost_ms: f64,
+    /// The terms.
+    pub cost: Cost,
+    /// Requests of ours in flight there.
+    pub own: u64,
+    /// Requests of others there, smoothed.
+    pub foreign: f64,
+    /// What the request's adapter would have needed.
+    pub adapter: Need,
+}
+
+/// One endpoint that could not be chosen.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Excluded {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its address.
+    pub address: SocketAddr,
+    /// Why not.
+    pub reason: Exclusion,
+}
+
+/// How the end of a request is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kept {
+    /// The stream is followed; its end closes the entry.
+    Followed,
+    /// Nothing was picked.
+    Nothing,
+}
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Outcome {
+    /// How it ended.
+    pub end: End,
+    /// The response's status, where one came.
+    pub status: Option<u16>,
+    /// The endpoint that served it, where the proxy says so and it is another.
+    pub served: Option<SocketAddr>,
+    /// From decision to first token, in milliseconds; only for streamed responses.
+    pub ttft_ms: Option<f64>,
+    /// From decision to end, in milliseconds.
+    pub duration_ms: f64,
+    /// Prompt tokens, as the engine counts them.
+    pub prompt_tokens: Option<u64>,
+    /// Tokens generated.
+    pub generated: Option<u64>,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum End {
+    /// The response came to its end.
+    Completed,
+    /// The server, or the proxy in its place, answered with an error.
+    Failed,
+    /// The client or the proxy went away first.
+    Abandoned,
+}
