@@ -213,8 +213,10 @@ impl Member {
     }
 
     /// Moves the next reading forward if a beat of `beat` from `now` would come sooner.
-    pub fn hasten(&mut self, now: Instant, beat: Duration) {
-        self.beat.next_reading = self.beat.next_reading.min(now + beat);
+    pub fn hasten(&mut self, now: Instant, beat: Duration, pace: &mut Pace) {
+        if self.beat.next_reading > now + beat {
+            self.beat.next_reading = self.beat.next_reading.min(pace.next(now, beat));
+        }
     }
 
     /// When the endpoint is due for a reading or a listing; `None` while a reading is under way.
@@ -261,7 +263,7 @@ impl Member {
     /// lag behind ours, so less than that is our own requests seen late.
     fn note_foreign(&mut self, reading: &Reading, own: u64) {
         if let Some(running) = reading.running() {
-            let seen = running + reading.waiting().unwrap_or(0);
+            let seen = running.saturating_add(reading.waiting().unwrap_or(0));
             let sample = seen.saturating_sub(self.own_peak.max(own)) as f64;
             self.foreign += FOREIGN_WEIGHT * (sample - self.foreign);
             if self.foreign < FOREIGN_FLOOR {

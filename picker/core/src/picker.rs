@@ -233,7 +233,7 @@ impl Picker {
             },
         );
         member.on_own(taken.load.requests + 1);
-        member.hasten(now, member::BEAT_OWN);
+        member.hasten(now, member::BEAT_OWN, &mut self.pace);
         self.next_due = earlier(self.next_due, member.due());
         self.actions.push_back(Action::Picked(Pick {
             request: arrival.key,
@@ -263,9 +263,9 @@ impl Picker {
         if let Some(server) = server {
             self.ledger.serve_elsewhere(request, server);
             let own = self.ledger.load(server).requests;
-            self.change(server, |member, _| {
+            self.change(server, |member, pace| {
                 member.on_own(own);
-                member.hasten(now, member::BEAT_OWN);
+                member.hasten(now, member::BEAT_OWN, pace);
             });
         }
     }

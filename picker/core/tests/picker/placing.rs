@@ -1,0 +1,273 @@
+//! Where a picker places requests, and what its receipts say of it.
+
+use picker_core::Event;
+use picker_core::action::Refusal;
+use picker_core::adapter::Need;
+use picker_core::endpoint::Subset;
+use picker_core::receipt::Kept;
+use picker_core::request::{Body, Request};
+use picker_core::schedule::{Exclusion, TIE_MS, TIE_SHARE};
+
+use crate::pool::{Answer, Pool, adapters, address, completion, reading, sized};
+
+#[test]
+fn a_subset_limits_the_choice_and_the_receipt_names_who_is_outside() {
+    let mut pool = Pool::of(3);
+    for _ in 0..5 {
+        let subset = Subset::parse(["10.0.0.1:8000"]);
+        let pick = pool
+            .place(completion("m"), Some(subset))
+            .expect("one is inside");
+        assert_eq!(pick.address, address(1));
+        let outside: Vec<_> = pick
+            .receipt
+            .exclusions
+            .iter()
+            .map(|one| (one.address, one.reason))
+            .collect();
+        assert_eq!(
+            outside,
+            [
+                (address(0), Exclusion::OutsideSubset),
+                (address(2), Exclusion::OutsideSubset)
+            ]
+        );
+        assert_eq!(pick.receipt.margin_ms, None, "there is no runner-up");
+    }
+}
+
+#[test]
+fn a_subset_without_any_endpoint_of_the_pool_is_refused() {
+    let mut pool = Pool::of(2);
+    let subset = Some(Subset::parse(["192.0.2.1"]));
+    let (refusal, receipt) = pool
+        .place(completion("m"), subset)
+        .expect_err("nobody is inside");
+    assert_eq!(refusal, Refusal::EmptySubset);
+    assert_eq!((receipt.exclusion_count, receipt.candidate_count), (2, 0));
+    assert_eq!(receipt.kept, Kept::Nothing);
+    assert_eq!(pool.picker.in_flight(), 0, "nothing is booked");
+}
+
+#[test]
+fn a_pool_without_endpoints_refuses_and_says_so() {
+    let mut pool = Pool::of(0);
+    let (refusal, receipt) = pool
+        .place(completion("m"), None)
+        .expect_err("there is none");
+    assert_eq!(refusal, Refusal::NoEndpoints);
+    assert_eq!((receipt.endpoints, receipt.ties), (0, 0));
+}
+
+#[test]
+fn a_model_that_some_list_is_sent_to_those_alone() {
+    let mut pool = Pool::with_models(3, &["base"]);
+    pool.list(1, &["base", "lora-a"]);
+    assert_eq!(pool.picks(20, "lora-a"), [1; 20]);
+    let receipt = pool.pick(completion("lora-a")).receipt;
+    let reasons: Vec<_> = receipt.exclusions.iter().map(|one| one.reason).collect();
+    assert_eq!(reasons, [Exclusion::ModelNotServed; 2]);
+}
+
+#[test]
+fn a_model_that_nobody_lists_excludes_nobody() {
+    let mut pool = Pool::with_models(3, &["base"]);
+    let mut picks = pool.picks(30, "unheard of");
+    picks.dedup();
+    assert_eq!(picks, [0, 1, 2]);
+}
+
+#[test]
+fn an_endpoint_whose_models_are_unknown_may_serve_any() {
+    let mut pool = Pool::unread(2, 1, std::time::Duration::from_millis(50));
+    pool.list(1, &["lora-a"]);
+    let receipt = pool.pick(completion("lora-a")).receipt;
+    assert_eq!(receipt.candidate_count, 2);
+}
+
+#[test]
+fn requests_for_an_adapter_go_where_it_is_resident() {
+    let mut pool = Pool::with_models(4, &["base", "lora-a", "lora-b"]);
+    for key in 0..4 {
+        pool.answer(key, Answer::Page(adapters(2, &[])));
+    }
+    pool.answer(2, Answer::Page(adapters(2, &["lora-b"])));
+    pool.after(6_000.0);
+    let first = pool.pick(completion("lora-a"));
+    assert_eq!(first.receipt.candidates[0].adapter, Need::Load);
+    pool.end(first.request, 200);
+    for _ in 0..20 {
+        let next = pool.pick(completion("lora-a"));
+        assert_eq!(next.endpoint, first.endpoint, "{:#?}", next.receipt);
+        assert_eq!(next.receipt.candidates[0].adapter, Need::Resident);
+        let runner_up = &next.receipt.candidates[1];
+        assert!(matches!(runner_up.adapter, Need::Load), "{runner_up:?}");
+        assert_eq!(runner_up.cost.adapter_ms, 300.0);
+        pool.end(next.request, 200);
+    }
+    assert_eq!(
+        pool.pick(completion("lora-b")).address,
+        address(2),
+        "a running adapter is resident"
+    );
+}
+
+#[test]
+fn a_server_that_queues_for_its_adapter_is_left_when_a_load_is_cheaper() {
+    let mut pool = Pool::with_models(2, &["base", "lora-a"]);
+    for key in 0..2 {
+        pool.answer(key, Answer::Page(adapters(2, &[])));
+    }
+    pool.after(6_000.0);
+    let home = pool.pick(completion("lora-a")).endpoint.0;
+    let away = pool
+        .picks(40, "lora-a")
+        .into_iter()
+        .filter(|&key| key != home)
+        .count();
+    assert!((10..30).contains(&away), "{away} of 40 go to the other");
+}
+
+#[test]
+fn load_of_others_repels() {
+    let mut pool = Pool::of(2);
+    pool.answer(0, Answer::Page(reading(20, 0)));
+    pool.until(10_000.0);
+    let pick = pool.pick(completion("m"));
+    assert_eq!(pick.address, address(1));
+    let other = &pick.receipt.candidates[1];
+    assert!(other.foreign > 15.0, "{}", other.foreign);
+    assert!(pool.picks(5, "m").iter().all(|&key| key == 1));
+}
+
+#[test]
+fn what_runs_there_for_us_is_not_taken_for_load_of_others() {
+    let mut pool = Pool::of(1);
+    let picks: Vec<_> = (0..10).map(|_| pool.pick(completion("m"))).collect();
+    pool.answer(0, Answer::Page(reading(8, 2)));
+    pool.after(1_000.0);
+    assert_eq!(pool.state(0).foreign, 0.0);
+    // The gauges lag: they still show what has just ended.
+    for pick in &picks {
+        pool.end(pick.request, 200);
+    }
+    pool.readings.clear();
+    while pool.readings_of(0).is_empty() {
+        pool.after(1.0);
+    }
+    assert_eq!(pool.state(0).foreign, 0.0);
+}
+
+#[test]
+fn an_old_reading_of_others_load_loses_weight() {
+    let mut pool = Pool::of(2);
+    pool.answer(0, Answer::Page(reading(20, 0)));
+    pool.until(10_000.0);
+    let foreign = |pool: &mut Pool| {
+        let pick = pool.pick(completion("m"));
+        pool.end(pick.request, 200);
+        let of_0 = pick
+            .receipt
+            .candidates
+            .iter()
+            .find(|one| one.address == address(0));
+        of_0.map(|one| one.foreign).expect("both are candidates")
+    };
+    let fresh = foreign(&mut pool);
+    pool.answer(0, Answer::Never);
+    pool.after(300.0);
+    let before = foreign(&mut pool);
+    pool.after(10_000.0);
+    let later = foreign(&mut pool);
+    assert!(
+        (later / before - 0.5).abs() < 1e-6,
+        "{fresh} {before} {later}"
+    );
+}
+
+#[test]
+fn a_full_batch_is_avoided_once_it_was_seen() {
+    let mut pool = Pool::of(2);
+    let mut page = reading(4, 3);
+    page.engines[0].waiting_capacity = Some(3);
+    pool.answer(0, Answer::Page(page));
+    pool.until(6_000.0);
+    assert_eq!(pool.state(0).slots, Some(4));
+    assert_eq!(pool.pick(completion("m")).address, address(1));
+}
+
+#[test]
+fn a_tie_is_decided_by_chance_and_the_receipt_counts_it() {
+    let mut pool = Pool::of(4);
+    let receipt = pool.pick(completion("m")).receipt;
+    assert_eq!((receipt.ties, receipt.candidate_count), (4, 4));
+    assert_eq!(receipt.margin_ms, Some(0.0));
+    assert_eq!((receipt.prompt_tokens, receipt.output_tokens), (513, 256));
+    assert_eq!(receipt.kept, Kept::Followed);
+    assert_eq!(receipt.exclusion_count, 0);
+    // Prompt 513 x 0.05 + fixed 20 + a step of 15.
+    let ttft_ms = receipt.expected_ttft_ms.expect("it was picked");
+    assert!((ttft_ms - 60.65).abs() < 1e-9, "{ttft_ms}");
+}
+
+#[test]
+fn a_receipt_orders_candidates_by_cost_behind_the_taken_one() {
+    let mut pool = Pool::of(20);
+    for _ in 0..200 {
+        let pick = pool.pick(sized("m", 30_000, true));
+        let receipt = pick.receipt;
+        assert_eq!((receipt.candidates.len(), receipt.candidate_count), (8, 20));
+        let taken = &receipt.candidates[0];
+        assert_eq!(taken.endpoint, pick.endpoint);
+        let costs: Vec<f64> = receipt.candidates.iter().map(|one| one.cost_ms).collect();
+        assert!(costs[1..].is_sorted(), "{costs:?}");
+        let least = costs.iter().copied().fold(f64::INFINITY, f64::min);
+        assert!(
+            costs[0] <= least + f64::max(TIE_MS, TIE_SHARE * least),
+            "{costs:?}"
+        );
+        let margin = receipt.margin_ms.expect("there is a runner-up");
+        assert!((margin - (costs[1] - costs[0])).abs() < 1e-9);
+        for one in &receipt.candidates {
+            assert!((one.cost_ms - one.cost.total_ms()).abs() < 1e-9);
+        }
+    }
+}
+
+#[test]
+fn a_token_limit_above_the_prior_expects_the_prior_and_one_below_the_limit() {
+    let mut pool = Pool::of(1);
+    for (limit, expected) in [("16", 16), ("0", 0), ("9999", 256), ("null", 256)] {
+        let body = format!(r#"{{"model":"m","prompt":"abcd","max_tokens":{limit}}}"#);
+        let receipt = pool
+            .pick(Request::scan("/v1/completions", body.as_bytes()))
+            .receipt;
+        assert_eq!(receipt.output_tokens, expected, "{limit}");
+    }
+}
+
+#[test]
+fn a_request_of_which_nothing_is_known_is_picked_by_load() {
+    let mut pool = Pool::of(2);
+    let busy = pool.pick(sized("m", 100_000, true)).endpoint;
+    let pick = pool.pick(Request::of_headers("/anything"));
+    assert_ne!(pick.endpoint, busy);
+    assert_eq!(pick.receipt.request.body, Body::Absent);
+}
+
+#[test]
+fn an_outcome_tells_how_long_it_took_and_what_came() {
+    let mut pool = Pool::of(1);
+    let pick = pool.pick(completion("m"));
+    pool.after(80.0);
+    pool.tell(Event::FirstToken(pick.request));
+    pool.tell(Event::Progressed(pick.request, 17));
+    pool.after(120.0);
+    pool.end(pick.request, 200);
+    pool.end(pick.request, 200);
+    assert_eq!(pool.settled.len(), 1, "a second end changes nothing");
+    let (request, outcome) = pool.settled[0];
+    assert_eq!(request, pick.request);
+    assert_eq!((outcome.ttft_ms, outcome.duration_ms), (Some(80.0), 200.0));
+    assert_eq!((outcome.status, outcome.generated), (Some(200), Some(17)));
+}
