@@ -1,0 +1,115 @@
+//! What a run leaves behind: one record a job, and sums over those that count.
+
+use picker_core::time::Instant;
+
+/// What became of one job, as its client saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// When it reached the gateway.
+    pub arrived: Instant,
+    /// The server it was sent to.
+    pub server: Option<usize>,
+    /// When its first token was back at the gateway, streamed or not.
+    pub first_token: Option<Instant>,
+    /// When it was over.
+    pub ended: Option<Instant>,
+    /// Tokens that it was given.
+    pub tokens: u32,
+    /// The HTTP status.
+    pub status: u16,
+    /// When its progress was last reported.
+    pub(super) reported: Instant,
+}
+
+/// All jobs of a run.
+#[derive(Clone, Debug)]
+pub struct Trace {
+    /// In order of arrival.
+    pub records: Vec<Record>,
+    /// So many of them do not count.
+    pub warm_up: usize,
+    /// How many servers there were.
+    pub servers: usize,
+    /// Adapters brought into a slot, anywhere, since the first job that counts arrived.
+    pub adapter_loads: u64,
+}
+
+impl Record {
+    pub(super) const fn new(arrived: Instant) -> Self {
+        Self {
+            arrived,
+            server: None,
+            first_token: None,
+            ended: None,
+            tokens: 0,
+            status: 0,
+            reported: arrived,
+        }
+    }
+
+    /// Whether it was answered in full.
+    #[must_use]
+    pub const fn succeeded(&self) -> bool {
+        self.status == 200
+    }
+
+    /// From arrival to first token, in milliseconds.
+    #[must_use]
+    pub fn ttft_ms(&self) -> Option<f64> {
+        self.first_token.map(|at| at.ms_since(self.arrived))
+    }
+
+    /// From arrival to end, in milliseconds.
+    #[must_use]
+    pub fn e2e_ms(&self) -> Option<f64> {
+        self.ended.map(|at| at.ms_since(self.arrived))
+    }
+}
+
+impl Trace {
+    /// The jobs that count.
+    #[must_use]
+    pub fn counted(&self) -> &[Record] {
+        &self.records[self.warm_up..]
+    }
+
+    /// Jobs that failed, among those that count.
+    #[must_use]
+    pub fn errors(&self) -> usize {
+        let failed = |record: &&Record| !record.succeeded();
+        self.counted().iter().filter(failed).count()
+    }
+
+    /// Adapter loads for each thousand of the jobs that count.
+    #[must_use]
+    pub fn adapter_loads_per_1000(&self) -> f64 {
+        self.adapter_loads as f64 * 1_000.0 / self.counted().len().max(1) as f64
+    }
+
+    /// Jobs at the server that got most of those that count, by the mean of all servers.
+    #[must_use]
+    pub fn load_max_over_mean(&self) -> f64 {
+        let mut jobs = vec![0_u64; self.servers];
+        for server in self.counted().iter().filter_map(|record| record.server) {
+            jobs[server] += 1;
+        }
+        let total: u64 = jobs.iter().sum();
+        let most = jobs.iter().copied().max().unwrap_or(0);
+        (most * self.servers as u64) as f64 / total.max(1) as f64
+    }
+
+    /// A number that two runs share when all of their jobs went the same way at the same times (FNV-1a).
+    #[must_use]
+    pub fn hash(&self) -> u64 {
+        let nanos = |at: Option<Instant>| at.map_or(u64::MAX, Instant::as_nanos);
+        let words = self.records.iter().flat_map(|record| {
+            let server = record.server.map_or(u64::MAX, |server| server as u64);
+            [server, nanos(record.first_token), nanos(record.ended)]
+        });
+        words
+            .flat_map(u64::to_le_bytes)
+            .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+            })
+    }
+}
