@@ -133,6 +133,12 @@ impl Member {
         self.reading.as_ref()
     }
 
+    /// Whether a reading of it was ever answered, or failed.
+    #[must_use]
+    pub fn heard(&self) -> bool {
+        self.reading.is_some() || self.beat.failures > 0
+    }
+
     /// Why the endpoint is suspect, if it is.
     #[must_use]
     pub fn suspicion(&self) -> Option<Suspicion> {

@@ -155,6 +155,12 @@ impl Picker {
         self.ledger.len()
     }
 
+    /// Endpoints of which nothing was heard so far, neither a reading nor a failure.
+    #[must_use]
+    pub fn unheard(&self) -> usize {
+        self.members.iter().filter(|member| !member.heard()).count()
+    }
+
     /// Every endpoint as it is known at `now`.
     #[must_use]
     pub fn endpoints(&self, now: Instant) -> Vec<EndpointState> {

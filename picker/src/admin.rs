@@ -1,0 +1,150 @@
+//! The admin port: metrics, liveness, readiness, and what the picker thinks, for those on this machine.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::Router;
+use axum::extract::{ConnectInfo, Path, Query, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
+use picker_core::picker::EndpointState;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
+use serde::{Deserialize, Serialize};
+
+use crate::driver::{Pools, Stored};
+use crate::shutdown::Readiness;
+
+/// The most receipts that one answer lists.
+const LIST_MAX: usize = 1000;
+
+/// What the admin port shows.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// The pools.
+    pub pools: Arc<Pools>,
+    /// Whether new work is welcome.
+    pub readiness: Readiness,
+    /// All metrics. The lock keeps the gauges of one scrape from being mixed with those of another.
+    pub registry: Arc<Mutex<Registry>>,
+}
+
+impl Admin {
+    /// The routes; to be served with the peer's address.
+    pub fn router(self) -> Router {
+        let debug = Router::new()
+            .route("/debug/state", get(state))
+            .route("/debug/decisions", get(decisions))
+            .route("/debug/decisions/{id}", get(decision))
+            .layer(middleware::from_fn(loopback_only));
+        Router::new()
+            .route("/metrics", get(metrics))
+            .route("/healthz", get(|| async { "ok\n" }))
+            .route("/readyz", get(readyz))
+            .merge(debug)
+            .with_state(self)
+    }
+}
+
+async fn metrics(State(admin): State<Admin>) -> Response {
+    let pools = admin.pools.all();
+    let states: Vec<_> = pools
+        .iter()
+        .map(|handle| {
+            (
+                handle.pool().clone(),
+                handle.in_flight(),
+                handle.endpoints(),
+            )
+        })
+        .collect();
+    let registry = admin
+        .registry
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    admin.pools.metrics().observe(&states);
+    let mut page = String::new();
+    if encode(&mut page, &registry).is_err() {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    }
+    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, content_type)], page).into_response()
+}
+
+async fn readyz(State(admin): State<Admin>) -> Response {
+    let guards = admin.readiness.guards();
+    let ready = guards.iter().all(|guard| guard.missing.is_none());
+    let mut page = String::new();
+    for guard in guards {
+        page += &match guard.missing {
+            None => format!("[+] {}\n", guard.name),
+            Some(missing) => format!("[-] {}: {missing}\n", guard.name),
+        };
+    }
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (status, page).into_response()
+}
+
+/// One pool in `/debug/state`.
+#[derive(Serialize)]
+struct PoolState {
+    pool: String,
+    in_flight: usize,
+    endpoints: Vec<EndpointState>,
+}
+
+async fn state(State(admin): State<Admin>) -> Response {
+    let pools = admin.pools.all();
+    let state = pools.iter().map(|handle| PoolState {
+        pool: handle.pool().to_string(),
+        in_flight: handle.in_flight(),
+        endpoints: handle.endpoints(),
+    });
+    Json(serde_json::json!({ "pools": state.collect::<Vec<_>>() })).into_response()
+}
+
+/// Which decisions to list.
+#[derive(Deserialize)]
+struct Listing {
+    limit: Option<usize>,
+}
+
+async fn decisions(State(admin): State<Admin>, Query(listing): Query<Listing>) -> Response {
+    let limit = listing.limit.unwrap_or(20).min(LIST_MAX);
+    let receipts = admin.pools.receipts();
+    let latest = receipts.latest(limit);
+    let found: Vec<Stored> = latest.iter().filter_map(|id| receipts.get(id)).collect();
+    Json(serde_json::json!({ "decisions": found })).into_response()
+}
+
+async fn decision(State(admin): State<Admin>, Path(id): Path<String>) -> Response {
+    match admin.pools.receipts().get(&id) {
+        Some(stored) => Json(stored).into_response(),
+        None => {
+            let text = format!(
+                "no decision about request {id} is kept: it was made by another replica, is too old \
+                 (--receipts-mib), or the id is not the x-request-id that the picker saw\n"
+            );
+            (StatusCode::NOT_FOUND, text).into_response()
+        }
+    }
+}
+
+/// Receipts tell of models and addresses, so they are for this machine until there is authentication.
+async fn loopback_only(
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if peer.ip().to_canonical().is_loopback() {
+        return next.run(request).await;
+    }
+    let text = "/debug answers on the loopback address only; use kubectl port-forward or a shell on this machine\n";
+    (StatusCode::FORBIDDEN, text).into_response()
+}

@@ -1,0 +1,3 @@
+//! Discovery: which pools there are, and which endpoints each has.
+
+pub mod file;

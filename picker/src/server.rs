@@ -1,0 +1,295 @@
+//! The server: binds, spawns, and ends what it spawned. Tasks are spawned here and nowhere else.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use picker_core::Settings;
+use picker_core::route::PoolKey;
+use prometheus_client::registry::Registry;
+use serde::Serialize;
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tracing::{info, warn};
+
+use crate::admin::Admin;
+use crate::discovery::file::{FileError, Files};
+use crate::driver::{DriverMetrics, PoolSpec, Pools};
+use crate::extproc::{Edge, Inflight};
+use crate::health::HealthService;
+use crate::scrape::{ScrapeMetrics, Scraper};
+use crate::settings::{Serve, SettingsError};
+use crate::shutdown::Readiness;
+use crate::telemetry;
+
+/// Windows of HTTP/2: a prompt of 1 MiB comes without waiting for the other side.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+
+/// Why the server could not start, or ended.
+#[derive(Debug, Error)]
+pub enum ServerError {
+    /// The settings contradict each other.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// An endpoints file is wrong.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A port is taken.
+    #[error("{flag} {address}: {error}; choose another port, or 0 for a free one")]
+    Bind {
+        /// The flag that sets the port.
+        flag: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        error: io::Error,
+    },
+    /// The HTTP client could not be set up.
+    #[error("the HTTP client for readings: {0}")]
+    Client(#[from] reqwest::Error),
+    /// A part ended that should not have.
+    #[error("{0} has ended, which it never should")]
+    Ended(&'static str),
+}
+
+/// Where a server listens.
+#[derive(Clone, Debug, Serialize)]
+pub struct Listening {
+    /// ext_proc; the first is the shared one, the others are of one pool each.
+    pub ext_proc: Vec<SocketAddr>,
+    /// gRPC health checks.
+    pub health: SocketAddr,
+    /// Metrics and debugging.
+    pub admin: SocketAddr,
+}
+
+/// A server that is bound and not yet running.
+#[derive(Debug)]
+pub struct Bound {
+    serve: Serve,
+    files: Files,
+    ext_proc: Vec<TcpListener>,
+    health: TcpListener,
+    admin: TcpListener,
+    /// Where it will listen.
+    pub listening: Listening,
+}
+
+/// Reads the endpoints files and binds every port, so that what is wrong is known before anything runs.
+///
+/// # Errors
+/// [`ServerError`], if a setting, a file or a port is wrong.
+pub async fn bind(serve: Serve) -> Result<Bound, ServerError> {
+    let files = Files::read(serve.pools()?, serve.grpc_port)?;
+    let mut ext_proc = vec![listen(&serve, "--grpc-port", serve.grpc_port).await?];
+    for port in own_ports(&files.specs()) {
+        ext_proc.push(listen(&serve, "endpointPickerRef.port", port).await?);
+    }
+    let health = listen(&serve, "--grpc-health-port", serve.grpc_health_port).await?;
+    let admin = listen(&serve, "--metrics-port", serve.metrics_port).await?;
+    let listening = Listening {
+        ext_proc: ext_proc
+            .iter()
+            .filter_map(|one| one.local_addr().ok())
+            .collect(),
+        health: address(&health, "--grpc-health-port")?,
+        admin: address(&admin, "--metrics-port")?,
+    };
+    Ok(Bound {
+        serve,
+        files,
+        ext_proc,
+        health,
+        admin,
+        listening,
+    })
+}
+
+impl Bound {
+    /// Serves until `end` resolves and the streams in flight have ended, or the drain's deadline has passed.
+    ///
+    /// # Errors
+    /// [`ServerError`], if a part of the server ends by itself.
+    pub async fn run(self, end: impl Future<Output = ()>) -> Result<(), ServerError> {
+        let mut registry = telemetry::registry();
+        let settings = Settings {
+            seed: self.serve.seed,
+            reading_interval_min: self.serve.refresh_metrics_interval,
+        };
+        let metrics = DriverMetrics::register(&mut registry);
+        let (pools, errands) = Pools::new(settings, self.serve.receipts_mib << 20, metrics);
+        let scraper = Scraper::new(ScrapeMetrics::register(&mut registry))?;
+        pools.replace(self.files.specs());
+        let readiness = Readiness::new(pools.clone());
+        let inflight = Inflight::default();
+        let stop = CancellationToken::new();
+        let mut tasks = Tasks {
+            set: JoinSet::new(),
+            stop: stop.clone(),
+        };
+
+        tasks.ext_proc(self.ext_proc, &pools, &inflight, &readiness);
+        tasks.health(self.health, &readiness);
+        tasks.admin(self.admin, &pools, &readiness, registry);
+        let timer = pools.clone();
+        tasks.forever("the timer", async move { timer.run_timer().await });
+        tasks.forever("the scraper", async move { scraper.run(errands).await });
+        let follow = self.files.follow(pools.clone());
+        tasks.forever("discovery by file", async move {
+            if let Err(error) = follow.await {
+                warn!(%error, "endpoints stay as they are");
+                std::future::pending::<()>().await;
+            }
+        });
+
+        let ended = tokio::select! {
+            () = end => None,
+            ended = tasks.first_to_end() => Some(ended),
+        };
+        if let Some(part) = ended {
+            return Err(ServerError::Ended(part));
+        }
+        readiness.drain();
+        info!("draining");
+        drain(&inflight, self.serve.drain_notice, self.serve.drain_timeout).await;
+        stop.cancel();
+        tasks.set.shutdown().await;
+        info!("ended");
+        Ok(())
+    }
+}
+
+/// The tasks of a server, each with the name of what it does.
+struct Tasks {
+    set: JoinSet<&'static str>,
+    stop: CancellationToken,
+}
+
+impl Tasks {
+    fn ext_proc(
+        &mut self,
+        listeners: Vec<TcpListener>,
+        pools: &Arc<Pools>,
+        inflight: &Inflight,
+        readiness: &Readiness,
+    ) {
+        for listener in listeners {
+            let edge = Edge::service(pools.clone(), inflight.clone());
+            let health = HealthService::server(readiness.clone());
+            let serving = Server::builder()
+                .initial_stream_window_size(STREAM_WINDOW_BYTES)
+                .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+                .tcp_nodelay(true)
+                .add_service(edge)
+                .add_service(health)
+                .serve_with_incoming_shutdown(
+                    TcpListenerStream::new(listener),
+                    self.stop.clone().cancelled_owned(),
+                );
+            self.forever("ext_proc", async move { log_end(serving.await) });
+        }
+    }
+
+    fn health(&mut self, listener: TcpListener, readiness: &Readiness) {
+        let serving = Server::builder()
+            .add_service(HealthService::server(readiness.clone()))
+            .serve_with_incoming_shutdown(
+                TcpListenerStream::new(listener),
+                self.stop.clone().cancelled_owned(),
+            );
+        self.forever("health", async move { log_end(serving.await) });
+    }
+
+    fn admin(
+        &mut self,
+        listener: TcpListener,
+        pools: &Arc<Pools>,
+        readiness: &Readiness,
+        registry: Registry,
+    ) {
+        let admin = Admin {
+            pools: pools.clone(),
+            readiness: readiness.clone(),
+            registry: Arc::new(Mutex::new(registry)),
+        };
+        let service = admin
+            .router()
+            .into_make_service_with_connect_info::<SocketAddr>();
+        let stop = self.stop.clone().cancelled_owned();
+        let serving = axum::serve(listener, service).with_graceful_shutdown(stop);
+        self.forever("admin", async move { log_end(serving.await) });
+    }
+
+    /// Spawns what is to run as long as the server does.
+    fn forever(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.set.spawn(async move {
+            task.await;
+            name
+        });
+    }
+
+    async fn first_to_end(&mut self) -> &'static str {
+        match self.set.join_next().await {
+            Some(Ok(name)) => name,
+            Some(Err(_)) | None => "a task that panicked",
+        }
+    }
+}
+
+fn log_end<E: std::fmt::Display>(result: Result<(), E>) {
+    if let Err(error) = result {
+        warn!(%error, "a listener failed");
+    }
+}
+
+/// The ports that files ask for beside the shared one.
+fn own_ports(specs: &[(PoolKey, PoolSpec)]) -> BTreeSet<u16> {
+    specs.iter().filter_map(|(_, spec)| spec.port).collect()
+}
+
+async fn listen(serve: &Serve, flag: &'static str, port: u16) -> Result<TcpListener, ServerError> {
+    let address = SocketAddr::new(serve.bind_address, port);
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|error| ServerError::Bind {
+        flag,
+        address,
+        error,
+    })
+}
+
+fn address(listener: &TcpListener, flag: &'static str) -> Result<SocketAddr, ServerError> {
+    let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+    listener.local_addr().map_err(|error| ServerError::Bind {
+        flag,
+        address: unknown,
+        error,
+    })
+}
+
+/// How often a drain looks whether streams are still open.
+const DRAIN_LOOK: Duration = Duration::from_millis(50);
+
+/// Serves on for `notice`, so that every proxy sees that this process is not ready, and then until no stream is open
+/// or `timeout` has passed in all.
+async fn drain(inflight: &Inflight, notice: Duration, timeout: Duration) {
+    let idle = async {
+        tokio::time::sleep(notice).await;
+        while inflight.count() > 0 {
+            tokio::time::sleep(DRAIN_LOOK).await;
+        }
+    };
+    if tokio::time::timeout(timeout, idle).await.is_err() {
+        warn!(
+            streams = inflight.count(),
+            "the drain's deadline has passed; open streams are cut"
+        );
+    }
+}

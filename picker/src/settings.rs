@@ -1,0 +1,202 @@
+//! Settings: the command line, checked into values that cannot be wrong.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use picker_core::route::PoolKey;
+use thiserror::Error;
+
+/// Pointsman: an endpoint picker for the Gateway API Inference Extension.
+#[derive(Debug, Parser)]
+#[command(name = "pointsman", version, about)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve as endpoint picker.
+    Serve(Box<Serve>),
+}
+
+/// How to serve.
+#[derive(Clone, Debug, Args)]
+pub struct Serve {
+    /// A file of endpoints, re-read on change; with NS/POOL= in front, of that pool. Repeatable.
+    #[arg(long = "endpoints", value_name = "[NS/POOL=]FILE", required = true)]
+    pub endpoints: Vec<EndpointsArgument>,
+    /// The name of the pool whose endpoints file names none.
+    #[arg(long, default_value = "default")]
+    pub pool_name: String,
+    /// The namespace of the pool whose endpoints file names none.
+    #[arg(long, env = "NAMESPACE", default_value = "default")]
+    pub pool_namespace: String,
+    /// The address to listen on.
+    #[arg(long, default_value = "0.0.0.0")]
+    pub bind_address: IpAddr,
+    /// The port of ext_proc; 0 takes a free one.
+    #[arg(long, default_value_t = 9002)]
+    pub grpc_port: u16,
+    /// The port of gRPC health checks; 0 takes a free one.
+    #[arg(long, default_value_t = 9003)]
+    pub grpc_health_port: u16,
+    /// The port of metrics and debugging; 0 takes a free one.
+    #[arg(long, default_value_t = 9090)]
+    pub metrics_port: u16,
+    /// The least time between two readings of one endpoint.
+    #[arg(long, default_value = "50ms", value_parser = duration)]
+    pub refresh_metrics_interval: Duration,
+    /// How long requests in flight may go on after SIGTERM.
+    #[arg(long, default_value = "30s", value_parser = duration)]
+    pub drain_timeout: Duration,
+    /// How long to serve on after SIGTERM though nothing is in flight, until every proxy has noticed.
+    #[arg(long, default_value = "3s", value_parser = duration)]
+    pub drain_notice: Duration,
+    /// The seed of all chance.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// The memory for receipts of late decisions, in MiB.
+    #[arg(long, default_value_t = 16)]
+    pub receipts_mib: usize,
+    /// The form of the log, on standard error.
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+    /// What is logged: a level, or directives such as `info,picker::scrape=debug`.
+    #[arg(long, env = "POINTSMAN_LOG", default_value = "info")]
+    pub log: String,
+}
+
+/// The form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// An endpoints file, and the pool it is of where the command line says so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointsArgument {
+    /// The pool.
+    pub pool: Option<PoolKey>,
+    /// The file.
+    pub file: PathBuf,
+}
+
+/// What is wrong with the settings.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum SettingsError {
+    /// Two files for one pool.
+    #[error(
+        "--endpoints: two files are of pool {0}; name each pool before its file, as in --endpoints {0}=FILE"
+    )]
+    PoolTwice(PoolKey),
+}
+
+impl Serve {
+    /// The endpoints files, each with its pool.
+    ///
+    /// # Errors
+    /// [`SettingsError::PoolTwice`].
+    pub fn pools(&self) -> Result<Vec<(PoolKey, PathBuf)>, SettingsError> {
+        let unnamed = PoolKey::new(&self.pool_namespace, &self.pool_name);
+        let mut seen = BTreeSet::new();
+        let mut pools = Vec::new();
+        for argument in &self.endpoints {
+            let pool = argument.pool.clone().unwrap_or_else(|| unnamed.clone());
+            if !seen.insert(pool.clone()) {
+                return Err(SettingsError::PoolTwice(pool));
+            }
+            pools.push((pool, argument.file.clone()));
+        }
+        Ok(pools)
+    }
+}
+
+impl FromStr for EndpointsArgument {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Some((pool, file)) = text.split_once('=') else {
+            return Ok(Self {
+                pool: None,
+                file: text.into(),
+            });
+        };
+        match pool.split_once('/') {
+            Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => Ok(Self {
+                pool: Some(PoolKey::new(namespace, name)),
+                file: file.into(),
+            }),
+            _ => Err(format!(
+                "`{pool}` is no pool; write NAMESPACE/NAME=FILE, or FILE alone"
+            )),
+        }
+    }
+}
+
+/// A duration as upstream's flags write it: `50ms`, `1.5s`, `2m`, or a bare number of seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let units = [
+        ("ms", 1e-3),
+        ("s", 1.0),
+        ("m", 60.0),
+        ("h", 3600.0),
+        ("", 1.0),
+    ];
+    let parsed = units.iter().find_map(|(unit, seconds)| {
+        let number: f64 = text.strip_suffix(unit)?.parse().ok()?;
+        Duration::try_from_secs_f64(number * seconds).ok()
+    });
+    parsed.ok_or_else(|| format!("`{text}` is no duration; write for instance 50ms, 2s or 1m"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_as_upstream_writes_them() {
+        for (text, expected) in [
+            ("50ms", Duration::from_millis(50)),
+            ("1.5s", Duration::from_millis(1500)),
+            ("2m", Duration::from_secs(120)),
+            ("3", Duration::from_secs(3)),
+        ] {
+            assert_eq!(duration(text), Ok(expected), "{text}");
+        }
+        for text in ["", "-1s", "fast", "1e400s", "NaN"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_endpoints_argument_may_name_its_pool() {
+        let read = |text: &str| text.parse::<EndpointsArgument>();
+        let named = read("ai/chat=/etc/a=b.yaml").expect("a pool and a file");
+        assert_eq!(named.pool, Some(PoolKey::new("ai", "chat")));
+        assert_eq!(named.file, PathBuf::from("/etc/a=b.yaml"));
+        assert_eq!(read("a.yaml").expect("a file").pool, None);
+        assert!(read("chat=a.yaml").is_err_and(|error| error.contains("`chat`")));
+    }
+
+    #[test]
+    fn two_files_of_one_pool_are_refused_by_name() {
+        let arguments =
+            Arguments::try_parse_from(["pointsman", "serve", "--endpoints=a", "--endpoints=b"]);
+        let Command::Serve(serve) = arguments.expect("parses").command;
+        let error = serve.pools().expect_err("one pool twice");
+        assert_eq!(
+            error,
+            SettingsError::PoolTwice(PoolKey::new("default", "default"))
+        );
+    }
+}
