@@ -1,0 +1,6 @@
+//! Model servers, workloads, a load generator, virtual time and the demo.
+
+pub mod engine;
+pub mod policy;
+pub mod virtual_time;
+pub mod bench;
