@@ -69,6 +69,17 @@ pub struct Situation {
     pub suspect: bool,
 }
 
+impl Situation {
+    /// Nothing is there, and any adapter is resident.
+    pub const IDLE: Self = Self {
+        requests: 0.0,
+        prefill_tokens: 0.0,
+        slots: None,
+        adapter: Need::NoAdapter,
+        suspect: false,
+    };
+}
+
 /// The work of a request.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Work {
@@ -162,13 +173,7 @@ mod tests {
         prompt_tokens: 100.0,
         output_tokens: 20.0,
     };
-    const IDLE: Situation = Situation {
-        requests: 0.0,
-        prefill_tokens: 0.0,
-        slots: None,
-        adapter: Need::NoAdapter,
-        suspect: false,
-    };
+    const IDLE: Situation = Situation::IDLE;
 
     fn check(situation: Situation, queue: f64, adapter: f64, decode: f64) {
         let cost = Cost::of(&RATES, &situation, &WORK);

@@ -12,7 +12,8 @@ use crate::time::Instant;
 
 /// Costs within this of the least are a tie, in milliseconds.
 pub const TIE_MS: f64 = 2.0;
-/// Costs within this share of the least are a tie.
+/// Costs within this share of what the least exceeds an idle endpoint's cost by are a tie. (Not of the least itself: most
+/// of it is the request's own work, the same everywhere, and three hundredths of that hide a prompt ahead.)
 pub const TIE_SHARE: f64 = 0.03;
 /// A reading of others' load counts for half after this, in milliseconds: unknown is not full, and not zero.
 pub const FOREIGN_HALF_LIFE_MS: f64 = 10_000.0;
@@ -94,7 +95,8 @@ pub fn choose(
         }
         priced.push(price(now, index, member, load.unwrap_or_default(), ask));
     }
-    let ties = take(&mut priced, random);
+    let idle_ms = Cost::of(&Rates::PRIOR, &Situation::IDLE, &ask.work).total_ms();
+    let ties = take(&mut priced, idle_ms, random);
     Choice {
         priced,
         ties,
@@ -170,13 +172,13 @@ fn price(now: Instant, index: usize, member: &Member, load: Load, ask: &Ask<'_>)
 }
 
 /// Orders by cost and puts the taken one first; chance decides among near ties, so that equal requests spread.
-/// Returns the number of those.
-fn take(priced: &mut [Priced], random: &mut Random) -> usize {
+/// Returns the number of those. `idle_ms` is what the request would cost where nothing else is.
+fn take(priced: &mut [Priced], idle_ms: f64, random: &mut Random) -> usize {
     priced.sort_by(|one, other| one.cost_ms.total_cmp(&other.cost_ms));
     let Some(least) = priced.first().map(|least| least.cost_ms) else {
         return 0;
     };
-    let limit = least + f64::max(TIE_MS, TIE_SHARE * least);
+    let limit = least + f64::max(TIE_MS, TIE_SHARE * (least - idle_ms));
     let ties = priced.iter().take_while(|one| one.cost_ms <= limit).count();
     let taken = random.below(ties);
     priced[..=taken].rotate_right(1);
