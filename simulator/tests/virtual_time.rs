@@ -1,0 +1,265 @@
+//! Runs in virtual time: worked out by hand, the same again from the same seed, and what the demo promises.
+
+use picker_core::exposition;
+use picker_core::time::Instant;
+use simulator::bench::arrivals::Workload;
+use simulator::bench::cell::Cell;
+use simulator::bench::{self, Options};
+use simulator::engine::exposition::{About, Traffic, text};
+use simulator::engine::{AdapterId, Engine, Profile, Request, RequestId};
+use simulator::policy::Policy;
+use simulator::virtual_time::snapshot::{STARTED_UNIX_SECONDS, adapter_name, reading};
+use simulator::virtual_time::{self, Job, Plan};
+
+fn job(at_ms: u64, prompt_tokens: u32, output_tokens: u32, adapter: Option<u32>) -> Job {
+    Job {
+        at: Instant::from_millis(at_ms),
+        adapter: adapter.map(AdapterId),
+        prompt_bytes: u64::from(prompt_tokens) * 4,
+        prompt_tokens,
+        output_tokens,
+        max_tokens: None,
+        streamed: true,
+    }
+}
+
+#[test]
+fn a_lone_request_takes_its_steps_and_the_way_there_and_back() {
+    for policy in Policy::ALL {
+        let plan = Plan::new(Profile::demo(), 1, 0, policy);
+        let trace = virtual_time::run(&plan, &[job(10, 100, 3, None)]);
+        let record = trace.records[0];
+        // A step of 40 + 100 x 0.1, two of 40 + 0.5, a millisecond each way.
+        assert_eq!(record.ttft_ms(), Some(52.0), "{policy:?}");
+        assert_eq!(record.e2e_ms(), Some(133.0), "{policy:?}");
+        assert_eq!(
+            (record.tokens, record.status, record.server),
+            (3, 200, Some(0))
+        );
+    }
+}
+
+#[test]
+fn an_adapter_is_loaded_once_and_the_first_request_waits_for_it() {
+    let plan = Plan::new(Profile::demo(), 1, 2, Policy::RoundRobin);
+    let jobs = [job(0, 100, 3, Some(1)), job(1_000, 100, 3, Some(1))];
+    let trace = virtual_time::run(&plan, &jobs);
+    let ttft: Vec<_> = trace
+        .records
+        .iter()
+        .map(|record| record.ttft_ms())
+        .collect();
+    assert_eq!(ttft, [Some(252.0), Some(52.0)]);
+    assert_eq!(
+        (trace.adapter_loads, trace.adapter_loads_per_1000()),
+        (1, 500.0)
+    );
+}
+
+#[test]
+fn what_comes_before_the_warm_up_ends_does_not_count() {
+    let mut plan = Plan::new(Profile::demo(), 1, 2, Policy::RoundRobin);
+    plan.warm_up = 1;
+    let jobs = [job(0, 100, 3, Some(1)), job(1_000, 100, 3, Some(1))];
+    let trace = virtual_time::run(&plan, &jobs);
+    assert_eq!((trace.adapter_loads, trace.counted().len()), (0, 1));
+}
+
+#[test]
+fn a_pool_without_servers_and_a_prompt_too_long_are_errors_and_end() {
+    for policy in Policy::ALL {
+        let none = virtual_time::run(
+            &Plan::new(Profile::demo(), 0, 0, policy),
+            &[job(0, 9, 9, None)],
+        );
+        assert_eq!(
+            (none.errors(), none.records[0].status),
+            (1, 503),
+            "{policy:?}"
+        );
+        let plan = Plan::new(Profile::demo(), 2, 0, policy);
+        let long = virtual_time::run(&plan, &[job(0, 20_000, 9, None), job(1, 9, 9, None)]);
+        let statuses: Vec<_> = long.records.iter().map(|record| record.status).collect();
+        assert_eq!(statuses, [400, 200], "{policy:?}");
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace_and_another_seed_another() {
+    for policy in Policy::ALL {
+        let hash = |seed| {
+            let mut plan = Plan::new(Profile::demo(), 8, 12, policy);
+            plan.seed = seed;
+            virtual_time::run(&plan, &Workload::Lora.jobs(seed, 25.0, 300)).hash()
+        };
+        assert_eq!(hash(1), hash(1), "{policy:?}");
+        assert_ne!(hash(1), hash(2), "{policy:?}");
+    }
+}
+
+#[test]
+fn every_request_gets_all_of_its_tokens_in_order_of_time() {
+    let jobs = Workload::Lora.jobs(3, 40.0, 500);
+    for policy in Policy::ALL {
+        let trace = virtual_time::run(&Plan::new(Profile::demo(), 8, 12, policy), &jobs);
+        for (job, record) in jobs.iter().zip(&trace.records) {
+            assert_eq!((record.tokens, record.status), (job.output_tokens, 200));
+            let ttft_ms = record.ttft_ms().expect("it has a first token");
+            assert!(ttft_ms >= 42.0, "a step and the way: {ttft_ms}");
+            assert!(record.first_token <= record.ended);
+        }
+    }
+}
+
+#[test]
+fn a_bulk_reading_is_what_a_reader_of_the_page_sees() {
+    let names: Vec<String> = (0..12).map(|id| adapter_name(AdapterId(id))).collect();
+    let about = About {
+        model_name: "base",
+        adapter_names: &names,
+        started_unix_seconds: STARTED_UNIX_SECONDS,
+    };
+    let check = |engine: &Engine| {
+        let page = text(engine, &about, &Traffic::default());
+        let read = exposition::read(page.as_bytes()).expect("a page of vLLM's families");
+        assert_eq!(reading(engine), read);
+        read
+    };
+    let mut profile = Profile::demo();
+    profile.num_gpu_blocks = 1_025;
+    let mut engine = Engine::new(profile);
+    check(&engine);
+    let mut now = Instant::ZERO;
+    let (mut most_waiting, mut most_adapters) = (0, 0);
+    for (id, job) in Workload::Lora.jobs(1, 8.0, 150).into_iter().enumerate() {
+        while let Some(end) = engine.next_step_end().filter(|&end| end <= job.at) {
+            engine.advance(end, &mut Vec::new());
+            now = end;
+        }
+        now = now.max(job.at);
+        let request = Request::new(
+            RequestId(id as u64),
+            job.adapter,
+            job.prompt_tokens,
+            job.output_tokens,
+        );
+        engine.submit(now, request).expect("it fits");
+        let read = check(&engine);
+        most_waiting = most_waiting.max(read.waiting().unwrap_or(0));
+        most_adapters =
+            most_adapters.max(read.adapters.map_or(0, |adapters| adapters.running.len()));
+    }
+    assert!(
+        most_waiting > 5 && most_adapters == 4,
+        "{most_waiting} {most_adapters}"
+    );
+}
+
+/// What `pointsman-sim bench` runs where nothing else is asked: 8 demo servers with 4 slots, 0.7 of their capacity.
+fn demo() -> Options {
+    Options {
+        workload: vec![Workload::Lora, Workload::Mixed],
+        policy: Vec::new(),
+        servers: 8,
+        requests: 1_000,
+        seeds: 5,
+        rate_of_capacity: 0.7,
+        profile: Profile::demo(),
+        json: true,
+    }
+}
+
+/// Seed by seed, the picker's cell and those of the two baselines that a gateway has.
+fn check_demo(workload: Workload, check: impl Fn(u64, &Cell, &[Cell; 2])) {
+    let options = demo();
+    let rate = options.rate_of_capacity * bench::capacity(workload, &options.profile, 8);
+    for seed in 0..options.seeds {
+        let cell = |policy| {
+            let trace = bench::one_run(&options, workload, policy, seed, rate);
+            Cell::of(workload, options.rate_of_capacity, policy, &[trace])
+        };
+        let baselines = [cell(Policy::RoundRobin), cell(Policy::LeastRequest)];
+        check(seed, &cell(Policy::Pointsman), &baselines);
+    }
+}
+
+/// The better of both baselines.
+fn better(baselines: &[Cell; 2], of: fn(&Cell) -> f64) -> f64 {
+    of(&baselines[0]).min(of(&baselines[1]))
+}
+
+#[test]
+fn with_adapters_the_picker_loads_a_tenth_and_halves_p90_ttft() {
+    check_demo(Workload::Lora, |seed, picker, baselines| {
+        let loads =
+            picker.adapter_loads_per_1000 / better(baselines, |cell| cell.adapter_loads_per_1000);
+        let ttft = picker.ttft_ms.p90 / better(baselines, |cell| cell.ttft_ms.p90);
+        assert!(
+            loads <= 0.1,
+            "seed {seed}: loads {loads:.3} of the better baseline"
+        );
+        assert!(
+            ttft <= 0.5,
+            "seed {seed}: p90 TTFT {ttft:.3} of the better baseline"
+        );
+        assert_eq!(picker.errors, 0);
+    });
+}
+
+#[test]
+fn without_adapters_the_picker_is_no_worse_than_a_tenth_at_p90_ttft() {
+    check_demo(Workload::Mixed, |seed, picker, baselines| {
+        let ttft = picker.ttft_ms.p90 / better(baselines, |cell| cell.ttft_ms.p90);
+        assert!(
+            ttft <= 1.1,
+            "seed {seed}: p90 TTFT {ttft:.3} of the better baseline"
+        );
+        assert_eq!(picker.errors, 0);
+    });
+}
+
+#[test]
+fn the_capacity_is_that_of_servers_which_never_load_an_adapter() {
+    let demo = Profile::demo();
+    let mixed = bench::capacity(Workload::Mixed, &demo, 8);
+    assert_eq!(bench::capacity(Workload::Lora, &demo, 8), mixed);
+    // 8 x 8 requests at once, each 36 steps of about 44 ms and 425 tokens of 0.1 ms that hold up all eight.
+    let expected = 64.0 / (36.0 * 0.044 + 8.0 * 0.0425);
+    assert!((mixed / expected - 1.0).abs() < 0.05, "{mixed} {expected}");
+    let double = bench::capacity(Workload::Mixed, &demo, 16);
+    assert!((double / mixed - 2.0).abs() < 0.1, "{double} {mixed}");
+}
+
+#[test]
+fn the_report_has_the_keys_that_scripts_rely_on() {
+    let mut options = demo();
+    (options.requests, options.seeds) = (50, 1);
+    let report = serde_json::to_value(bench::report(&options)).expect("it is JSON");
+    let cells = report["cells"].as_array().expect("a list of cells");
+    assert_eq!(cells.len(), 2 * Policy::ALL.len());
+    assert_eq!(
+        (&cells[0]["workload"], &cells[0]["policy"]),
+        (&"lora".into(), &"pointsman".into())
+    );
+    for cell in cells {
+        for key in [
+            "rate_of_capacity",
+            "adapter_loads_per_1000",
+            "load_max_over_mean",
+            "errors",
+        ] {
+            assert!(cell[key].is_number(), "{key}: {cell}");
+        }
+        for (key, of) in [
+            ("ttft_ms", ["mean", "p50", "p90", "p99"]),
+            ("e2e_ms", ["mean", "p50", "p90", "p99"]),
+        ] {
+            for part in of {
+                assert!(
+                    cell[key][part].as_f64().is_some_and(|ms| ms > 0.0),
+                    "{key}.{part}: {cell}"
+                );
+            }
+        }
+    }
+}
