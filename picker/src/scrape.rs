@@ -8,7 +8,7 @@ use picker_core::Event;
 use picker_core::adapter::Model;
 use picker_core::exposition;
 use picker_core::member::ReadFailure;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
@@ -45,22 +45,8 @@ pub struct ScrapeMetrics {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfErrand {
-    kind: Kind,
-    result: Outcome,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-enum Kind {
-    Metrics,
-    Models,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-enum Outcome {
-    Read,
-    Refused,
-    TimedOut,
-    Unreadable,
+    kind: &'static str,
+    result: &'static str,
 }
 
 /// The answer of `/v1/models`.
@@ -135,7 +121,7 @@ impl Scraper {
                 let reading = page.and_then(|page| {
                     exposition::read(&page).map_err(|error| Failure::unreadable(&error.to_string()))
                 });
-                let result = Outcome::of(reading.as_ref().err());
+                let result = label(reading.as_ref().err());
                 pool.tell(match reading {
                     Ok(reading) => Event::Read(endpoint, reading),
                     Err(failure) => {
@@ -143,12 +129,12 @@ impl Scraper {
                         Event::ReadFailed(endpoint, failure.kind)
                     }
                 });
-                (Kind::Metrics, result)
+                ("metrics", result)
             }
             ErrandKind::ListModels => {
                 let page = self.get(&format!("http://{address}/v1/models")).await;
                 let models = page.and_then(|page| models(&page));
-                let result = Outcome::of(models.as_ref().err());
+                let result = label(models.as_ref().err());
                 pool.tell(match models {
                     Ok(models) => Event::Models(endpoint, models),
                     Err(failure) => {
@@ -156,7 +142,7 @@ impl Scraper {
                         Event::ModelsFailed(endpoint)
                     }
                 });
-                (Kind::Models, result)
+                ("models", result)
             }
         };
         self.metrics
@@ -235,14 +221,13 @@ impl Failure {
     }
 }
 
-impl Outcome {
-    fn of(failure: Option<&Failure>) -> Self {
-        match failure.map(|failure| failure.kind) {
-            None => Self::Read,
-            Some(ReadFailure::Refused) => Self::Refused,
-            Some(ReadFailure::TimedOut) => Self::TimedOut,
-            Some(ReadFailure::Unreadable) => Self::Unreadable,
-        }
+/// How an errand went, as a label.
+fn label(failure: Option<&Failure>) -> &'static str {
+    match failure.map(|failure| failure.kind) {
+        None => "read",
+        Some(ReadFailure::Refused) => "refused",
+        Some(ReadFailure::TimedOut) => "timed_out",
+        Some(ReadFailure::Unreadable) => "unreadable",
     }
 }
 

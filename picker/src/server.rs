@@ -150,6 +150,7 @@ impl Bound {
             }
         });
 
+        info!(listening = ?self.listening, "serving");
         let ended = tokio::select! {
             () = end => None,
             ended = tasks.first_to_end() => Some(ended),

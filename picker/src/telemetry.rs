@@ -1,6 +1,6 @@
 //! Telemetry: the log on standard error, and the registry of metrics.
 
-use std::io;
+use std::io::{self, IsTerminal};
 
 use prometheus_client::registry::Registry;
 use thiserror::Error;
@@ -30,7 +30,8 @@ pub fn start_log(directives: &str, format: LogFormat) -> Result<(), LogError> {
     let filter = EnvFilter::try_new(directives).map_err(|reason| error(reason.to_string()))?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr);
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal());
     let started = match format {
         LogFormat::Text => log.try_init(),
         LogFormat::Json => log.json().flatten_event(true).try_init(),

@@ -6,7 +6,7 @@ use picker_core::action::Refusal;
 use picker_core::picker::EndpointState;
 use picker_core::receipt::{End, Outcome};
 use picker_core::route::PoolKey;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -37,44 +37,25 @@ struct OfPool {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfRefusal {
     pool: String,
-    reason: Reason,
+    reason: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfEnd {
     pool: String,
-    end: EndLabel,
+    end: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfState {
     pool: String,
-    state: State,
+    state: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfEndpoint {
     pool: String,
     endpoint: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-enum Reason {
-    NoEndpoints,
-    EmptySubset,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-enum EndLabel {
-    Completed,
-    Failed,
-    Abandoned,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-enum State {
-    Healthy,
-    Suspect,
 }
 
 /// Upper bounds of pick durations, in seconds: upstream's for its scheduler, and finer ones below.
@@ -151,8 +132,8 @@ impl DriverMetrics {
             None => self.picks.get_or_create(&OfPool { pool }).inc(),
             Some(refused) => {
                 let reason = match refused.refusal {
-                    Refusal::NoEndpoints => Reason::NoEndpoints,
-                    Refusal::EmptySubset => Reason::EmptySubset,
+                    Refusal::NoEndpoints => "no_endpoints",
+                    Refusal::EmptySubset => "empty_subset",
                 };
                 self.refusals
                     .get_or_create(&OfRefusal { pool, reason })
@@ -164,9 +145,9 @@ impl DriverMetrics {
     pub(super) fn on_settled(&self, pool: &PoolKey, outcome: &Outcome) {
         let pool = pool.to_string();
         let end = match outcome.end {
-            End::Completed => EndLabel::Completed,
-            End::Failed => EndLabel::Failed,
-            End::Abandoned => EndLabel::Abandoned,
+            End::Completed => "completed",
+            End::Failed => "failed",
+            End::Abandoned => "abandoned",
         };
         self.ended
             .get_or_create(&OfEnd {
@@ -197,10 +178,7 @@ impl DriverMetrics {
                 .iter()
                 .filter(|one| one.suspicion.is_some())
                 .count();
-            for (state, count) in [
-                (State::Healthy, endpoints.len() - suspect),
-                (State::Suspect, suspect),
-            ] {
+            for (state, count) in [("healthy", endpoints.len() - suspect), ("suspect", suspect)] {
                 let labels = OfState {
                     pool: pool.clone(),
                     state,

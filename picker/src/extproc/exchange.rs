@@ -372,3 +372,6 @@ fn new_request_id() -> Arc<str> {
     )
     .into()
 }
+
+#[cfg(test)]
+mod tests;
