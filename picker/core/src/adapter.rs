@@ -84,6 +84,11 @@ impl Adapters {
         self.evict_to_fit();
     }
 
+    /// Forgets which adapters run: a reading does not show it (any more).
+    pub fn forget_running(&mut self) {
+        self.running.clear();
+    }
+
     /// Forgets what is resident: the engine's process has started anew.
     pub fn on_restart(&mut self) {
         self.resident.clear();
@@ -207,6 +212,14 @@ mod tests {
         check(&adapters, &["b", "c"]);
         adapters.on_reading(&reading(&["c", "b"]));
         assert_eq!(adapters.need("a"), Need::Wait);
+    }
+
+    #[test]
+    fn where_a_reading_shows_no_adapters_none_is_thought_to_hold_its_slot() {
+        let mut adapters = two_slots();
+        adapters.on_reading(&reading(&["b", "c"]));
+        adapters.forget_running();
+        assert_eq!(adapters.need("a"), Need::Evict);
     }
 
     #[test]

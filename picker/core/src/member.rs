@@ -170,8 +170,9 @@ impl Member {
             self.adapters.on_restart();
             self.beat.next_models = now;
         }
-        if let Some(adapters) = &reading.adapters {
-            self.adapters.on_reading(adapters);
+        match &reading.adapters {
+            Some(adapters) => self.adapters.on_reading(adapters),
+            None => self.adapters.forget_running(),
         }
         let waits = reading.waiting().unwrap_or(0) > 0;
         self.reading = Some((now, reading));
