@@ -3,7 +3,7 @@
 //! A pick opens an entry and debits its endpoint in the same step; the entry is closed exactly once, however the
 //! request ends. The debits of an endpoint are always the sum over its open entries.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -24,10 +24,23 @@ pub struct Entry {
     pub output_tokens: u64,
     /// Tokens that it has generated so far.
     pub generated: u64,
+    /// How it is known whether its prompt is still being computed.
+    pub prefill: Prefill,
     /// When its first token came.
     pub first_token: Option<Instant>,
     /// The time to its first token that was expected when it was picked, in milliseconds.
     pub expected_ttft_ms: f64,
+}
+
+/// How it is known whether a prompt is still being computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prefill {
+    /// The first token will show that it is over.
+    Watched,
+    /// Nothing will show it, as the response is not streamed: it is taken to be over then.
+    Until(Instant),
+    /// It is over.
+    Over,
 }
 
 /// What is in flight at one endpoint.
@@ -35,7 +48,7 @@ pub struct Entry {
 pub struct Load {
     /// Requests.
     pub requests: u64,
-    /// Of those, requests whose first token has not come.
+    /// Of those, requests whose prompt is still being computed, as far as known.
     pub prefilling: u64,
     /// Prompt tokens of those.
     pub prefill_tokens: u64,
@@ -48,21 +61,32 @@ pub struct Load {
 pub struct Ledger {
     entries: BTreeMap<RequestKey, Entry>,
     loads: BTreeMap<EndpointKey, Load>,
+    /// Open entries with [`Prefill::Until`], by that time.
+    unseen: BTreeSet<(Instant, RequestKey)>,
 }
 
 impl Ledger {
     /// Opens an entry; the debit counts from here on. An entry that is open under the same key is closed first.
     pub fn open(&mut self, request: RequestKey, entry: Entry) {
         self.close(request);
-        self.load_mut(entry.endpoint).debit(&entry);
-        self.entries.insert(request, entry);
+        self.put(request, entry);
     }
 
     /// Notes the first token; a second one changes nothing.
     pub fn first_token(&mut self, now: Instant, request: RequestKey) {
         self.update(request, |entry| {
             entry.first_token.get_or_insert(now);
+            entry.prefill = Prefill::Over;
         });
+    }
+
+    /// Notes that it is `now`: prompts that nothing shows to be computed are taken to be so at their time.
+    pub fn pass(&mut self, now: Instant) {
+        while let Some(&(until, request)) = self.unseen.first()
+            && until <= now
+        {
+            self.update(request, |entry| entry.prefill = Prefill::Over);
+        }
     }
 
     /// Notes that `generated` tokens have come in all.
@@ -80,6 +104,9 @@ impl Ledger {
     /// Closes an entry and ends its debit; `None` if it is not open (any more).
     pub fn close(&mut self, request: RequestKey) -> Option<Entry> {
         let entry = self.entries.remove(&request)?;
+        if let Prefill::Until(until) = entry.prefill {
+            self.unseen.remove(&(until, request));
+        }
         let load = self.load_mut(entry.endpoint);
         load.credit(&entry);
         if load.requests == 0 {
@@ -121,9 +148,16 @@ impl Ledger {
     fn update(&mut self, request: RequestKey, change: impl FnOnce(&mut Entry)) {
         if let Some(mut entry) = self.close(request) {
             change(&mut entry);
-            self.load_mut(entry.endpoint).debit(&entry);
-            self.entries.insert(request, entry);
+            self.put(request, entry);
         }
+    }
+
+    fn put(&mut self, request: RequestKey, entry: Entry) {
+        if let Prefill::Until(until) = entry.prefill {
+            self.unseen.insert((until, request));
+        }
+        self.load_mut(entry.endpoint).debit(&entry);
+        self.entries.insert(request, entry);
     }
 
     fn load_mut(&mut self, endpoint: EndpointKey) -> &mut Load {
@@ -151,12 +185,11 @@ impl Load {
 }
 
 impl Entry {
-    /// One request and its prompt tokens before the first token; nothing after it.
+    /// One request and its prompt tokens while they are computed; nothing after that.
     fn prefill(&self) -> (u64, u64) {
-        if self.first_token.is_some() {
-            (0, 0)
-        } else {
-            (1, self.prompt_tokens)
+        match self.prefill {
+            Prefill::Over => (0, 0),
+            Prefill::Watched | Prefill::Until(_) => (1, self.prompt_tokens),
         }
     }
 

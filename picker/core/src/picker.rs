@@ -11,7 +11,7 @@ use crate::action::{Action, Pick, Refusal};
 use crate::cost::{BYTES_PER_TOKEN_PRIOR, OUTPUT_TOKENS_PRIOR, Rates, Work};
 use crate::endpoint::{Endpoint, EndpointKey, Reading};
 use crate::event::{Arrival, Ending, Event};
-use crate::ledger::{Entry, Ledger, Load};
+use crate::ledger::{Entry, Ledger, Load, Prefill};
 use crate::member::{self, Member, Pace, Suspect, Suspicion};
 use crate::receipt::{
     CANDIDATES_MAX, Candidate, EXCLUSIONS_MAX, End, Excluded, Kept, Outcome, Receipt,
@@ -204,6 +204,7 @@ impl Picker {
     }
 
     fn on_arrived(&mut self, now: Instant, arrival: Arrival) {
+        self.ledger.pass(now);
         let work = work(&arrival);
         let ask = Ask {
             model: arrival.request.model.as_deref(),
@@ -234,6 +235,7 @@ impl Picker {
                 prompt_tokens: receipt.prompt_tokens,
                 output_tokens: receipt.output_tokens,
                 generated: 0,
+                prefill: prefill(now, &arrival, &receipt),
                 first_token: None,
                 expected_ttft_ms: receipt.expected_ttft_ms.unwrap_or_default(),
             },
@@ -386,6 +388,15 @@ impl Ending {
 /// The earlier of two moments that may never come.
 fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
     one.into_iter().chain(other).min()
+}
+
+/// How the end of a request's prefill will be known.
+fn prefill(now: Instant, arrival: &Arrival, receipt: &Receipt) -> Prefill {
+    if arrival.request.streamed {
+        return Prefill::Watched;
+    }
+    let expected_s = receipt.expected_ttft_ms.unwrap_or_default() / 1e3;
+    Prefill::Until(now + Duration::try_from_secs_f64(expected_s).unwrap_or(Duration::MAX))
 }
 
 /// The work that a request is expected to be.

@@ -3,18 +3,19 @@
 use std::collections::BTreeMap;
 
 use picker_core::endpoint::EndpointKey;
-use picker_core::ledger::{Entry, Ledger, Load};
+use picker_core::ledger::{Entry, Ledger, Load, Prefill};
 use picker_core::request::RequestKey;
 use picker_core::time::Instant;
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
 enum Call {
-    Open(u64, u32, u64, u64),
+    Open(u64, Entry),
     FirstToken(u64),
     Progress(u64, u64),
     ServeElsewhere(u64, u32),
     Close(u64),
+    Pass,
 }
 
 /// Calls over few requests and endpoints, so that keys meet again: open twice, closed twice, never opened.
@@ -22,14 +23,27 @@ fn call() -> impl Strategy<Value = Call> {
     let request = 0..6_u64;
     let endpoint = 0..4_u32;
     prop_oneof![
-        3 => (request.clone(), endpoint.clone(), 0..50_000_u64, 0..300_u64)
-            .prop_map(|(request, endpoint, prompt, output)| Call::Open(request, endpoint, prompt, output)),
+        3 => (request.clone(), entries()).prop_map(|(request, entry)| Call::Open(request, entry)),
         1 => request.clone().prop_map(Call::FirstToken),
         2 => (request.clone(), prop_oneof![0..600_u64, Just(u64::MAX)])
             .prop_map(|(request, generated)| Call::Progress(request, generated)),
         1 => (request.clone(), endpoint).prop_map(|(request, endpoint)| Call::ServeElsewhere(request, endpoint)),
         2 => request.prop_map(Call::Close),
+        1 => Just(Call::Pass),
     ]
+}
+
+fn entries() -> impl Strategy<Value = Entry> {
+    let prefill = prop_oneof![
+        Just(Prefill::Watched),
+        (0..80_u64).prop_map(|ms| Prefill::Until(Instant::from_millis(ms)))
+    ];
+    (0..4_u32, 0..50_000_u64, 0..300_u64, prefill).prop_map(
+        |(endpoint, prompt, output, prefill)| Entry {
+            prefill,
+            ..entry(endpoint, Instant::ZERO, prompt, output)
+        },
+    )
 }
 
 fn entry(endpoint: u32, opened: Instant, prompt_tokens: u64, output_tokens: u64) -> Entry {
@@ -39,17 +53,15 @@ fn entry(endpoint: u32, opened: Instant, prompt_tokens: u64, output_tokens: u64)
         prompt_tokens,
         output_tokens,
         generated: 0,
+        prefill: Prefill::Watched,
         first_token: None,
         expected_ttft_ms: 0.0,
     }
 }
 
-/// Makes the call; returns whether an entry was closed by it.
 fn apply(ledger: &mut Ledger, now: Instant, call: &Call) {
     match *call {
-        Call::Open(request, endpoint, prompt, output) => {
-            ledger.open(RequestKey(request), entry(endpoint, now, prompt, output));
-        }
+        Call::Open(request, ref entry) => ledger.open(RequestKey(request), entry.clone()),
         Call::FirstToken(request) => ledger.first_token(now, RequestKey(request)),
         Call::Progress(request, generated) => ledger.progress(RequestKey(request), generated),
         Call::ServeElsewhere(request, endpoint) => {
@@ -58,6 +70,14 @@ fn apply(ledger: &mut Ledger, now: Instant, call: &Call) {
         Call::Close(request) => {
             let open = ledger.entry(RequestKey(request)).cloned();
             assert_eq!(ledger.close(RequestKey(request)), open);
+        }
+        Call::Pass => {
+            ledger.pass(now);
+            let open = (0..6).filter_map(|request| ledger.entry(RequestKey(request)));
+            for entry in open {
+                let overdue = matches!(entry.prefill, Prefill::Until(until) if until <= now);
+                assert!(!overdue, "{entry:?} at {now:?}");
+            }
         }
     }
 }
@@ -68,7 +88,7 @@ fn summed(ledger: &Ledger) -> BTreeMap<EndpointKey, Load> {
     for entry in (0..6).filter_map(|request| ledger.entry(RequestKey(request))) {
         let load = loads.entry(entry.endpoint).or_default();
         load.requests += 1;
-        if entry.first_token.is_none() {
+        if entry.prefill != Prefill::Over {
             load.prefilling += 1;
             load.prefill_tokens += entry.prompt_tokens;
         }
@@ -127,4 +147,23 @@ fn a_first_token_ends_the_debit_of_the_prompt_and_progress_that_of_the_tokens() 
         Some(Instant::from_millis(5)),
         "the first one counts"
     );
+}
+
+#[test]
+fn a_prompt_that_shows_no_first_token_is_taken_as_computed_at_its_time() {
+    let mut ledger = Ledger::default();
+    let unseen = Entry {
+        prefill: Prefill::Until(Instant::from_millis(60)),
+        ..entry(1, Instant::ZERO, 500, 100)
+    };
+    ledger.open(RequestKey(7), unseen);
+    let prefill_tokens = |ledger: &Ledger| ledger.load(EndpointKey(1)).prefill_tokens;
+    ledger.pass(Instant::from_millis(59));
+    assert_eq!(prefill_tokens(&ledger), 500);
+    ledger.pass(Instant::from_millis(60));
+    assert_eq!(prefill_tokens(&ledger), 0);
+    let first_token = ledger
+        .entry(RequestKey(7))
+        .and_then(|entry| entry.first_token);
+    assert_eq!(first_token, None, "nobody saw it");
 }

@@ -266,6 +266,30 @@ fn a_request_of_which_nothing_is_known_is_picked_by_load() {
 }
 
 #[test]
+fn a_prompt_ahead_is_waited_for_until_its_first_token_or_its_time_if_none_will_be_seen() {
+    for (streamed, first_token, expected_ms) in
+        [(true, false, 25.65), (true, true, 0.0), (false, false, 0.0)]
+    {
+        let mut pool = Pool::of(1);
+        let ahead = pool.pick(sized("m", 2_048, streamed));
+        let queue_ms = |pool: &mut Pool| {
+            let receipt = pool.pick(Request::of_headers("/")).receipt;
+            receipt.candidates[0].cost.queue_ms - 20.0
+        };
+        assert!((queue_ms(&mut pool) - 25.65).abs() < 1e-9, "513 x 0.05");
+        pool.after(70.0);
+        if first_token {
+            pool.tell(Event::FirstToken(ahead.request));
+        }
+        let left_ms = queue_ms(&mut pool);
+        assert!(
+            (left_ms - expected_ms).abs() < 1e-9,
+            "{streamed} {first_token}: {left_ms}"
+        );
+    }
+}
+
+#[test]
 fn an_outcome_tells_how_long_it_took_and_what_came() {
     let mut pool = Pool::of(1);
     let pick = pool.pick(completion("m"));
