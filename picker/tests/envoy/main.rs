@@ -1,0 +1,7 @@
+//! A real Envoy in front of simulated vLLM servers, asking the picker where each request goes.
+
+mod bodies;
+mod failures;
+mod placing;
+mod scene;
+mod streams;

@@ -1,0 +1,69 @@
+//! Requests land where the picker said, whichever way it says it.
+
+use futures::future::join_all;
+use reqwest::Method;
+use serde_json::json;
+use simulator::engine::Profile;
+
+use crate::scene::{BOTH, Scene};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twenty_concurrent_mixed_requests_over_two_pools_land_where_the_picker_said() {
+    let scene = Scene::of(&[3, 2], Profile::llama_8b_h100()).await;
+    for by in BOTH {
+        let send = async |index: usize| {
+            let pool = index % 2;
+            let id = format!("{by:?}-{index}");
+            let model = ["base", "a", "b", "c"][index % 4];
+            let streamed = index.is_multiple_of(3);
+            let (path, body) = if index % 5 < 3 {
+                (
+                    "v1/completions",
+                    json!({"model": model, "prompt": "x".repeat(10 * index + 1), "max_tokens": 5, "stream": streamed}),
+                )
+            } else {
+                let messages = json!([{"role": "user", "content": "hello"}]);
+                (
+                    "v1/chat/completions",
+                    json!({"model": model, "messages": messages, "max_tokens": 5, "stream": streamed}),
+                )
+            };
+            let answer = scene
+                .post((pool, by), path, &id, body.to_string().into_bytes())
+                .await;
+            assert_eq!(answer.status(), 200, "{id}");
+            answer.bytes().await.expect("a whole answer");
+            (pool, id, model)
+        };
+        for (pool, id, model) in join_all((0..20).map(send)).await {
+            let (at, server, _) = scene.received_by(&id);
+            assert_eq!(at, pool, "{id} went to another pool");
+            assert_eq!(
+                scene.picked(&id).await,
+                server,
+                "{id} went elsewhere than picked"
+            );
+            let receipt = scene.receipt(&id).await;
+            assert_eq!(receipt["request"]["model"], model, "{receipt}");
+            assert_eq!(receipt["outcome"]["end"], "completed", "{receipt}");
+            assert_eq!(receipt["outcome"]["generated"], 5, "{receipt}");
+        }
+    }
+    assert_eq!(scene.in_flight().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_destination_that_the_client_sends_is_not_obeyed() {
+    let scene = Scene::of(&[1, 1], Profile::llama_8b_h100()).await;
+    let other = scene.pools[1][0].address();
+    for by in BOTH {
+        let request = scene.request(Method::GET, 0, by, "v1/models");
+        let request = request.header("x-gateway-destination-endpoint", other.to_string());
+        let answer = request
+            .header("x-request-id", format!("{by:?}"))
+            .send()
+            .await;
+        assert_eq!(answer.expect("an answer").status(), 200);
+        assert_eq!(scene.received_by(&format!("{by:?}")).0, 0);
+    }
+}
