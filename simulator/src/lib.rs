@@ -4,3 +4,5 @@ pub mod engine;
 pub mod policy;
 pub mod virtual_time;
 pub mod bench;
+pub mod envoy;
+pub mod serve;
