@@ -15,17 +15,18 @@ async fn twenty_concurrent_mixed_requests_over_two_pools_land_where_the_picker_s
             let pool = index % 2;
             let id = format!("{by:?}-{index}");
             let model = ["base", "a", "b", "c"][index % 4];
+            // Without usage, tokens are counted by events, of which a chat has one more.
             let streamed = index.is_multiple_of(3);
             let (path, body) = if index % 5 < 3 {
                 (
                     "v1/completions",
-                    json!({"model": model, "prompt": "x".repeat(10 * index + 1), "max_tokens": 5, "stream": streamed}),
+                    json!({"model": model, "prompt": "x".repeat(10 * index + 1), "max_tokens": 5, "stream": streamed, "stream_options": {"include_usage": true}}),
                 )
             } else {
                 let messages = json!([{"role": "user", "content": "hello"}]);
                 (
                     "v1/chat/completions",
-                    json!({"model": model, "messages": messages, "max_tokens": 5, "stream": streamed}),
+                    json!({"model": model, "messages": messages, "max_tokens": 5, "stream": streamed, "stream_options": {"include_usage": true}}),
                 )
             };
             let answer = scene
