@@ -15,20 +15,20 @@ async fn twenty_concurrent_mixed_requests_over_two_pools_land_where_the_picker_s
             let pool = index % 2;
             let id = format!("{by:?}-{index}");
             let model = ["base", "a", "b", "c"][index % 4];
-            // Without usage, tokens are counted by events, of which a chat has one more.
-            let streamed = index.is_multiple_of(3);
-            let (path, body) = if index % 5 < 3 {
-                (
-                    "v1/completions",
-                    json!({"model": model, "prompt": "x".repeat(10 * index + 1), "max_tokens": 5, "stream": streamed, "stream_options": {"include_usage": true}}),
-                )
+            let (path, mut body) = if index % 5 < 3 {
+                let prompt = "x".repeat(10 * index + 1);
+                ("v1/completions", json!({"prompt": prompt}))
             } else {
                 let messages = json!([{"role": "user", "content": "hello"}]);
-                (
-                    "v1/chat/completions",
-                    json!({"model": model, "messages": messages, "max_tokens": 5, "stream": streamed, "stream_options": {"include_usage": true}}),
-                )
+                ("v1/chat/completions", json!({"messages": messages}))
             };
+            body["model"] = json!(model);
+            body["max_tokens"] = json!(5);
+            if index.is_multiple_of(3) {
+                body["stream"] = json!(true);
+                // Without usage, tokens are counted by events, of which a chat has one more.
+                body["stream_options"] = json!({"include_usage": true});
+            }
             let answer = scene
                 .post((pool, by), path, &id, body.to_string().into_bytes())
                 .await;
