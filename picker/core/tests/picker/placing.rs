@@ -151,11 +151,36 @@ fn what_runs_there_for_us_is_not_taken_for_load_of_others() {
     for pick in &picks {
         pool.end(pick.request, 200);
     }
+    read_once(&mut pool);
+    assert_eq!(pool.state(0).foreign, 0.0);
+}
+
+#[test]
+fn what_came_and_went_between_two_readings_is_not_taken_for_load_of_others() {
+    let mut pool = Pool::of(1);
+    for pick in (0..10)
+        .map(|_| pool.pick(completion("m")))
+        .collect::<Vec<_>>()
+    {
+        pool.end(pick.request, 200);
+    }
+    pool.pick(completion("m"));
+    pool.answer(0, Answer::Page(reading(8, 2)));
+    read_once(&mut pool);
+    assert_eq!(pool.state(0).foreign, 0.0);
+    read_once(&mut pool);
+    assert!(
+        pool.state(0).foreign > 0.0,
+        "the next reading shows ours no more"
+    );
+}
+
+/// Lets time pass until server 0 is read.
+fn read_once(pool: &mut Pool) {
     pool.readings.clear();
     while pool.readings_of(0).is_empty() {
         pool.after(1.0);
     }
-    assert_eq!(pool.state(0).foreign, 0.0);
 }
 
 #[test]
@@ -194,6 +219,40 @@ fn a_full_batch_is_avoided_once_it_was_seen() {
     pool.until(6_000.0);
     assert_eq!(pool.state(0).slots, Some(4));
     assert_eq!(pool.pick(completion("m")).address, address(1));
+}
+
+#[test]
+fn the_slots_of_a_batch_are_the_most_seen_running_while_others_wait() {
+    let mut pool = Pool::of(1);
+    for (running, waiting, slots) in [
+        (9, 0, None),
+        (4, 3, Some(4)),
+        (6, 1, Some(6)),
+        (2, 1, Some(6)),
+    ] {
+        pool.answer(0, Answer::Page(reading(running, waiting)));
+        pool.pick(completion("m"));
+        read_once(&mut pool);
+        assert_eq!(pool.state(0).slots, slots, "{running} {waiting}");
+    }
+}
+
+#[test]
+fn a_server_that_started_anew_has_no_adapter_resident() {
+    let mut pool = Pool::with_models(1, &["base", "lora-a"]);
+    let started = |process_start_s| {
+        let mut page = adapters(2, &[]);
+        page.process_start_s = Some(process_start_s);
+        Answer::Page(page)
+    };
+    pool.answer(0, started(1_000.0));
+    read_once(&mut pool);
+    pool.pick(completion("lora-a"));
+    read_once(&mut pool);
+    assert_eq!(pool.state(0).resident, ["lora-a".into()]);
+    pool.answer(0, started(1_010.0));
+    read_once(&mut pool);
+    assert!(pool.state(0).resident.is_empty());
 }
 
 #[test]
