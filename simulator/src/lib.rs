@@ -1,8 +1,10 @@
 //! Model servers, workloads, a load generator, virtual time and the demo.
 
 pub mod engine;
+pub mod workload;
 pub mod policy;
 pub mod virtual_time;
 pub mod bench;
 pub mod envoy;
 pub mod serve;
+pub mod load;

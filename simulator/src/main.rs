@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use simulator::serve;
+use simulator::{load, serve};
 use tracing_subscriber::EnvFilter;
 
 /// Model servers, load and benchmarks for endpoint pickers.
@@ -19,12 +19,16 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Serve(serve::arguments::Arguments),
+    Load(load::arguments::Arguments),
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .init();
     match run(Arguments::parse().command).await {
         Ok(code) => code,
         Err(error) => {
@@ -38,5 +42,6 @@ async fn main() -> ExitCode {
 async fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
     match command {
         Command::Serve(arguments) => arguments.run().await,
+        Command::Load(arguments) => arguments.run().await,
     }
 }

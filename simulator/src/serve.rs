@@ -23,7 +23,6 @@ use tokio_util::sync::CancellationToken;
 use crate::engine::profile::ProfileError;
 use crate::engine::{Engine, Profile};
 
-pub use openai::BYTES_PER_TOKEN;
 pub use received::{Received, body_hash};
 
 use received::Record;

@@ -2,14 +2,14 @@
 
 use picker_core::exposition;
 use picker_core::time::Instant;
-use simulator::bench::arrivals::Workload;
 use simulator::bench::cell::Cell;
 use simulator::bench::{self, Options};
 use simulator::engine::exposition::{About, Traffic, text};
 use simulator::engine::{AdapterId, Engine, Profile, Request, RequestId};
 use simulator::policy::Policy;
-use simulator::virtual_time::snapshot::{STARTED_UNIX_SECONDS, adapter_name, reading};
+use simulator::virtual_time::snapshot::{STARTED_UNIX_SECONDS, reading};
 use simulator::virtual_time::{self, Job, Plan};
+use simulator::workload::{self, Workload};
 
 fn job(at_ms: u64, prompt_tokens: u32, output_tokens: u32, adapter: Option<u32>) -> Job {
     Job {
@@ -21,6 +21,12 @@ fn job(at_ms: u64, prompt_tokens: u32, output_tokens: u32, adapter: Option<u32>)
         max_tokens: None,
         streamed: true,
     }
+}
+
+fn lora(seed: u64, rate: f64, count: usize) -> Vec<Job> {
+    let workload = Workload::demo_lora();
+    let arrivals = workload.arrivals(rate, seed).take(count);
+    arrivals.map(|arrival| Job::of(&arrival)).collect()
 }
 
 #[test]
@@ -90,7 +96,7 @@ fn the_same_seed_gives_the_same_trace_and_another_seed_another() {
         let hash = |seed| {
             let mut plan = Plan::new(Profile::demo(), 8, 12, policy);
             plan.seed = seed;
-            virtual_time::run(&plan, &Workload::Lora.jobs(seed, 25.0, 300)).hash()
+            virtual_time::run(&plan, &lora(seed, 25.0, 300)).hash()
         };
         assert_eq!(hash(1), hash(1), "{policy:?}");
         assert_ne!(hash(1), hash(2), "{policy:?}");
@@ -99,7 +105,7 @@ fn the_same_seed_gives_the_same_trace_and_another_seed_another() {
 
 #[test]
 fn every_request_gets_all_of_its_tokens_in_order_of_time() {
-    let jobs = Workload::Lora.jobs(3, 40.0, 500);
+    let jobs = lora(3, 40.0, 500);
     for policy in Policy::ALL {
         let trace = virtual_time::run(&Plan::new(Profile::demo(), 8, 12, policy), &jobs);
         for (job, record) in jobs.iter().zip(&trace.records) {
@@ -113,7 +119,7 @@ fn every_request_gets_all_of_its_tokens_in_order_of_time() {
 
 #[test]
 fn a_bulk_reading_is_what_a_reader_of_the_page_sees() {
-    let names: Vec<String> = (0..12).map(|id| adapter_name(AdapterId(id))).collect();
+    let names = workload::adapter_names(12);
     let about = About {
         model_name: "base",
         adapter_names: &names,
@@ -122,7 +128,7 @@ fn a_bulk_reading_is_what_a_reader_of_the_page_sees() {
     let check = |engine: &Engine| {
         let page = text(engine, &about, &Traffic::default());
         let read = exposition::read(page.as_bytes()).expect("a page of vLLM's families");
-        assert_eq!(reading(engine), read);
+        assert_eq!(reading(engine, &names), read);
         read
     };
     let mut profile = Profile::demo();
@@ -131,7 +137,7 @@ fn a_bulk_reading_is_what_a_reader_of_the_page_sees() {
     check(&engine);
     let mut now = Instant::ZERO;
     let (mut most_waiting, mut most_adapters) = (0, 0);
-    for (id, job) in Workload::Lora.jobs(1, 8.0, 150).into_iter().enumerate() {
+    for (id, job) in lora(1, 8.0, 150).into_iter().enumerate() {
         while let Some(end) = engine.next_step_end().filter(|&end| end <= job.at) {
             engine.advance(end, &mut Vec::new());
             now = end;
@@ -158,7 +164,7 @@ fn a_bulk_reading_is_what_a_reader_of_the_page_sees() {
 /// What `pointsman-sim bench` runs where nothing else is asked: 8 demo servers with 4 slots, 0.7 of their capacity.
 fn demo() -> Options {
     Options {
-        workload: vec![Workload::Lora, Workload::Mixed],
+        workload: vec![Workload::demo_lora(), Workload::demo_mixed()],
         policy: Vec::new(),
         servers: 8,
         requests: 1_000,
@@ -170,13 +176,13 @@ fn demo() -> Options {
 }
 
 /// Seed by seed, the picker's cell and those of the two baselines that a gateway has.
-fn check_demo(workload: Workload, check: impl Fn(u64, &Cell, &[Cell; 2])) {
+fn check_demo(workload: &Workload, check: impl Fn(u64, &Cell, &[Cell; 2])) {
     let options = demo();
     let rate = options.rate_of_capacity * bench::capacity(workload, &options.profile, 8);
     for seed in 0..options.seeds {
         let cell = |policy| {
             let trace = bench::one_run(&options, workload, policy, seed, rate);
-            Cell::of(workload, options.rate_of_capacity, policy, &[trace])
+            Cell::of(workload.name, options.rate_of_capacity, policy, &[trace])
         };
         let baselines = [cell(Policy::RoundRobin), cell(Policy::LeastRequest)];
         check(seed, &cell(Policy::Pointsman), &baselines);
@@ -190,7 +196,7 @@ fn better(baselines: &[Cell; 2], of: fn(&Cell) -> f64) -> f64 {
 
 #[test]
 fn with_adapters_the_picker_loads_a_tenth_and_halves_p90_ttft() {
-    check_demo(Workload::Lora, |seed, picker, baselines| {
+    check_demo(&Workload::demo_lora(), |seed, picker, baselines| {
         let loads =
             picker.adapter_loads_per_1000 / better(baselines, |cell| cell.adapter_loads_per_1000);
         let ttft = picker.ttft_ms.p90 / better(baselines, |cell| cell.ttft_ms.p90);
@@ -208,7 +214,7 @@ fn with_adapters_the_picker_loads_a_tenth_and_halves_p90_ttft() {
 
 #[test]
 fn without_adapters_the_picker_is_no_worse_than_a_tenth_at_p90_ttft() {
-    check_demo(Workload::Mixed, |seed, picker, baselines| {
+    check_demo(&Workload::demo_mixed(), |seed, picker, baselines| {
         let ttft = picker.ttft_ms.p90 / better(baselines, |cell| cell.ttft_ms.p90);
         assert!(
             ttft <= 1.1,
@@ -221,13 +227,21 @@ fn without_adapters_the_picker_is_no_worse_than_a_tenth_at_p90_ttft() {
 #[test]
 fn the_capacity_is_that_of_servers_which_never_load_an_adapter() {
     let demo = Profile::demo();
-    let mixed = bench::capacity(Workload::Mixed, &demo, 8);
-    assert_eq!(bench::capacity(Workload::Lora, &demo, 8), mixed);
-    // 8 x 8 requests at once, each 36 steps of about 44 ms and 425 tokens of 0.1 ms that hold up all eight.
-    let expected = 64.0 / (36.0 * 0.044 + 8.0 * 0.0425);
-    assert!((mixed / expected - 1.0).abs() < 0.05, "{mixed} {expected}");
-    let double = bench::capacity(Workload::Mixed, &demo, 16);
-    assert!((double / mixed - 2.0).abs() < 0.1, "{double} {mixed}");
+    let lora = Workload::demo_lora();
+    let without = Workload {
+        adapters: 0,
+        ..lora.clone()
+    };
+    let capacity = bench::capacity(&lora, &demo, 8);
+    assert_eq!(capacity, bench::capacity(&without, &demo, 8));
+    // 8 x 8 requests at once, each 40 steps of 40 + 8 x 0.5 ms and 200 tokens of 0.1 ms that hold up all eight.
+    let expected = 64.0 / (40.0 * 0.044 + 8.0 * 0.020);
+    assert!(
+        (capacity / expected - 1.0).abs() < 0.05,
+        "{capacity} {expected}"
+    );
+    let double = bench::capacity(&lora, &demo, 16);
+    assert!((double / capacity - 2.0).abs() < 0.1, "{double} {capacity}");
 }
 
 #[test]

@@ -8,9 +8,7 @@ use serde_json::Value;
 
 use super::refusal::Refusal;
 use crate::engine::FinishReason;
-
-/// Bytes of prompt text to a token. There is no tokenizer here; English prose has about four.
-pub const BYTES_PER_TOKEN: usize = 4;
+use crate::workload::BYTES_PER_TOKEN;
 
 /// What vLLM allows a completion that names no `max_tokens`.
 const COMPLETION_DEFAULT_TOKENS: u32 = 16;
@@ -215,7 +213,7 @@ impl Counted {
     }
 
     fn into_prompt(self, more_tokens: usize) -> Prompt {
-        let tokens = (self.bytes.div_ceil(BYTES_PER_TOKEN) + more_tokens).max(1);
+        let tokens = (self.bytes.div_ceil(BYTES_PER_TOKEN as usize) + more_tokens).max(1);
         Prompt {
             tokens: u32::try_from(tokens).unwrap_or(u32::MAX),
             hash: self.hasher.finish(),
