@@ -1,0 +1,317 @@
+//! The pages of docs against the program: what is written twice is compared.
+//!
+//! In docs/reference, the tables between the marks `generated` are made from the code. After a change,
+//! `UPDATE_EXPECT=1 cargo test -p picker --test reference` writes them anew.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Arg, CommandFactory};
+use picker::driver::{DriverMetrics, Errand, ErrandKind, PoolSpec, Pools};
+use picker::scrape::{ScrapeMetrics, Scraper};
+use picker::settings::Arguments;
+use picker::telemetry;
+use picker_core::Settings;
+use picker_core::endpoint::{Endpoint, EndpointKey};
+use picker_core::request::Request;
+use picker_core::route::PoolKey;
+use prometheus_client::encoding::text::encode;
+
+const BEGIN: &str = "<!-- generated: picker/tests/reference.rs -->\n";
+const END: &str = "<!-- end of what is generated -->\n";
+
+#[test]
+fn the_page_of_flags_lists_the_flags_that_there_are() {
+    check("flags.md", &flags());
+}
+
+#[tokio::test]
+async fn the_page_of_metrics_lists_the_metrics_that_there_are() {
+    check("metrics.md", &metrics_table(&exposition().await));
+}
+
+#[test]
+fn the_tests_and_paths_that_the_architecture_names_are_there() {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let page = fs::read_to_string(top.join("docs/architecture.md")).expect("the page is there");
+    let mut sources = String::new();
+    for folder in ["crds", "picker", "simulator"] {
+        collect_sources(&top.join(folder), &mut sources);
+    }
+    let prose = page.split("```").step_by(2);
+    let words: Vec<&str> = prose
+        .flat_map(|part| part.split('`').skip(1).step_by(2))
+        .collect();
+    let tests: Vec<&str> = words.iter().copied().filter(|word| is_test(word)).collect();
+    assert!(tests.len() > 10, "{tests:?}");
+    for test in tests {
+        let defined = format!("fn {test}(");
+        assert!(
+            sources.contains(&defined),
+            "docs/architecture.md names the test `{test}`, which is nowhere"
+        );
+    }
+    let folders = ["crds/", "deploy/", "picker/", "simulator/"];
+    for path in words
+        .iter()
+        .filter(|word| folders.iter().any(|folder| word.starts_with(folder)))
+    {
+        assert!(
+            top.join(path).exists(),
+            "docs/architecture.md names `{path}`, which is not there"
+        );
+    }
+}
+
+#[test]
+fn the_architecture_maps_every_module_that_a_package_opens_with() {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let page = fs::read_to_string(top.join("docs/architecture.md")).expect("the page is there");
+    for library in [
+        "picker/core/src/lib.rs",
+        "picker/src/lib.rs",
+        "simulator/src/lib.rs",
+    ] {
+        let source = fs::read_to_string(top.join(library)).expect("the library is there");
+        let modules: Vec<&str> = source
+            .lines()
+            .filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'))
+            .collect();
+        assert!(!modules.is_empty(), "{library} opens with no module");
+        for module in modules {
+            let row = page
+                .lines()
+                .any(|line| line.starts_with('|') && line.contains(&format!("`{module}`")));
+            assert!(
+                row,
+                "the code map of docs/architecture.md has no row for `{module}` of {library}"
+            );
+        }
+    }
+}
+
+/// Whether a word is the name of a test: a sentence of five words at least.
+fn is_test(word: &str) -> bool {
+    word.matches('_').count() >= 4
+        && word
+            .chars()
+            .all(|it| it == '_' || it.is_ascii_lowercase() || it.is_ascii_digit())
+}
+
+/// Appends every Rust source under a folder.
+fn collect_sources(folder: &Path, sources: &mut String) {
+    for entry in fs::read_dir(folder).expect("the folder can be listed") {
+        let path = entry.expect("its entries, too").path();
+        if path.is_dir() {
+            collect_sources(&path, sources);
+        } else if path.extension().is_some_and(|it| it == "rs") {
+            *sources += &fs::read_to_string(&path).expect("a source is text");
+        }
+    }
+}
+
+/// Compares the generated part of a page with `expected`, or writes it if the environment asks for that.
+fn check(page: &str, expected: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../docs/reference/{page}"));
+    let text = fs::read_to_string(&path).expect("the page is there");
+    let (before, rest) = text
+        .split_once(BEGIN)
+        .expect("the page has the mark of what is generated");
+    let (found, after) = rest.split_once(END).expect("and the mark of its end");
+    if found == expected {
+        return;
+    }
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test has no arguments of its own"
+    )]
+    let update = std::env::var("UPDATE_EXPECT").is_ok();
+    assert!(
+        update,
+        "docs/reference/{page} differs from the program; run \
+         `UPDATE_EXPECT=1 cargo test -p picker --test reference` and read the difference. Expected:\n{expected}"
+    );
+    let text = format!("{before}{BEGIN}{expected}{END}{after}");
+    fs::write(&path, text).expect("the page can be written");
+}
+
+// === flags ===
+
+fn flags() -> String {
+    let command = Arguments::command();
+    let serve = command
+        .find_subcommand("serve")
+        .expect("the command there is");
+    let rows: String = serve.get_arguments().map(flag).collect();
+    format!("| flag | default | environment | meaning |\n|---|---|---|---|\n{rows}")
+}
+
+fn flag(argument: &Arg) -> String {
+    let long = argument.get_long().expect("every argument has a long name");
+    let names = argument.get_value_names().unwrap_or_default();
+    let value: String = names.iter().map(|name| format!(" {name}")).collect();
+    let defaults = argument.get_default_values();
+    let default = match defaults.first() {
+        Some(default) => format!("`{}`", default.display()),
+        None if argument.is_required_set() => "required".to_owned(),
+        None => String::new(),
+    };
+    let variable = argument.get_env();
+    let variable = variable.map_or_else(String::new, |name| format!("`{}`", name.display()));
+    let help = argument.get_help().expect("every argument has a help text");
+    let possible = argument.get_possible_values();
+    let values: Vec<String> = possible
+        .iter()
+        .map(|value| format!("`{}`", value.get_name()))
+        .collect();
+    let values = if values.is_empty() {
+        String::new()
+    } else {
+        format!(": {}", values.join(", "))
+    };
+    format!("| `--{long}{value}` | {default} | {variable} | {help}{values} |\n")
+}
+
+// === metrics ===
+
+/// The metrics page of a process in which everything that is counted has happened.
+async fn exposition() -> String {
+    let mut registry = telemetry::registry();
+    let metrics = DriverMetrics::register(&mut registry);
+    let scraper = Scraper::new(ScrapeMetrics::register(&mut registry)).expect("an HTTP client");
+    let settings = Settings {
+        seed: 0,
+        reading_interval_min: Duration::ZERO,
+    };
+    let (pools, _errands) = Pools::new(settings, 1 << 20, metrics);
+    let (full, empty) = (PoolKey::new("ai", "full"), PoolKey::new("ai", "empty"));
+    let endpoint = dead_endpoint();
+    let spec = PoolSpec {
+        endpoints: vec![endpoint.clone()],
+        ..PoolSpec::default()
+    };
+    pools.replace(vec![
+        (full.clone(), spec),
+        (empty.clone(), PoolSpec::default()),
+    ]);
+    pick_and_refuse(&pools, &full, &empty);
+    scrape_once(&pools, &full, endpoint.address, scraper).await;
+    let states = pools
+        .all()
+        .iter()
+        .map(|handle| {
+            (
+                handle.pool().clone(),
+                handle.in_flight(),
+                handle.endpoints(),
+            )
+        })
+        .collect::<Vec<_>>();
+    pools.metrics().observe(&states);
+    let mut page = String::new();
+    encode(&mut page, &registry).expect("a string can be written to");
+    page
+}
+
+/// An endpoint at an address where nobody listens.
+fn dead_endpoint() -> Endpoint {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    Endpoint {
+        identity: address.to_string().into(),
+        name: "ai/vllm-0".into(),
+        address,
+    }
+}
+
+fn pick_and_refuse(pools: &Pools, full: &PoolKey, empty: &PoolKey) {
+    let pick = |pool: &PoolKey, id: &str| {
+        let handle = pools.get(pool).expect("the pool is there");
+        handle.pick(Arc::from(id), Request::of_headers("/v1/completions"), None)
+    };
+    let flight = pick(full, "one").expect("there is an endpoint");
+    flight.first_token();
+    drop(flight);
+    pick(empty, "two").expect_err("there is none");
+}
+
+/// Runs one errand to its end, which is a refused connection.
+async fn scrape_once(pools: &Pools, pool: &PoolKey, address: SocketAddr, scraper: Scraper) {
+    let handle = pools.get(pool).expect("the pool is there");
+    let (errands, receiver) = tokio::sync::mpsc::channel(1);
+    let errand = Errand {
+        pool: handle.clone(),
+        endpoint: EndpointKey(0),
+        address,
+        kind: ErrandKind::Read,
+    };
+    errands.send(errand).await.expect("there is room");
+    // The count is made in the same step as the report.
+    let reported = async {
+        while handle.unheard() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        () = scraper.run(receiver) => {}
+        done = tokio::time::timeout(Duration::from_secs(30), reported) => {
+            done.expect("the errand ends within 30 s");
+        }
+    }
+}
+
+/// One row a metric: its series' name, type, labels and help.
+fn metrics_table(page: &str) -> String {
+    let mut labels: BTreeMap<&str, String> = BTreeMap::new();
+    for line in page.lines().filter(|line| !line.starts_with('#')) {
+        let end = line.find(['{', ' ']).expect("a sample has a value");
+        labels
+            .entry(&line[..end])
+            .or_insert_with(|| label_names(&line[end..]));
+    }
+    let rows: String = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("# HELP "))
+        .map(|line| {
+            let (family, help) = line.split_once(' ').expect("a help text");
+            let kind = kind_of(page, family);
+            let suffix = match kind {
+                "counter" => "_total",
+                "info" => "_info",
+                _ => "",
+            };
+            let sample = match kind {
+                "histogram" => format!("{family}_count"),
+                _ => format!("{family}{suffix}"),
+            };
+            let labels = labels
+                .get(sample.as_str())
+                .expect("every metric has a series by now");
+            format!("| `{family}{suffix}` | {kind} | {labels} | {help} |\n")
+        })
+        .collect();
+    format!("| metric | type | labels | meaning |\n|---|---|---|---|\n{rows}")
+}
+
+fn kind_of<'a>(page: &'a str, family: &str) -> &'a str {
+    let prefix = format!("# TYPE {family} ");
+    let kind = page.lines().find_map(|line| line.strip_prefix(&prefix));
+    kind.expect("every metric has a type")
+}
+
+/// The names of the labels in `{a="1",b="2"} 3`; no label of ours has a comma or an equals sign in its value.
+fn label_names(sample: &str) -> String {
+    let inside = sample
+        .strip_prefix('{')
+        .and_then(|rest| rest.split_once('}'));
+    let names = inside.map_or("", |(inside, _)| inside).split(',');
+    let names: Vec<String> = names
+        .filter_map(|label| label.split_once('='))
+        .map(|(name, _)| format!("`{name}`"))
+        .collect();
+    names.join(", ")
+}
