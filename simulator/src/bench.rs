@@ -1,6 +1,5 @@
 //! `pointsman-sim bench`: workloads x policies in virtual time, as a table or as JSON.
 
-pub mod arrivals;
 pub mod cell;
 
 use std::io::{self, Write};
@@ -11,15 +10,15 @@ use serde::Serialize;
 use crate::engine::Profile;
 use crate::policy::Policy;
 use crate::virtual_time::record::Trace;
-use crate::virtual_time::{self, Plan};
-use arrivals::Workload;
+use crate::virtual_time::{self, Job, Plan};
+use crate::workload::Workload;
 use cell::Cell;
 
-/// What `pointsman-sim bench` is asked for.
+/// Compare policies in virtual time, over modelled servers and without a network.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
     /// What clients send; may be given several times.
-    #[arg(long, default_values = ["lora", "mixed"])]
+    #[arg(long, default_values = ["lora", "mixed"], value_parser = workload)]
     pub workload: Vec<Workload>,
     /// Who chooses the server; may be given several times. All, if not given.
     #[arg(long)]
@@ -75,7 +74,7 @@ pub fn report(options: &Options) -> Report {
         &options.policy
     };
     let mut cells = Vec::new();
-    for &workload in &options.workload {
+    for workload in &options.workload {
         let rate = options.rate_of_capacity
             * capacity(workload, &options.profile, usize::from(options.servers));
         for &policy in policies {
@@ -83,7 +82,7 @@ pub fn report(options: &Options) -> Report {
                 .map(|seed| one_run(options, workload, policy, seed, rate))
                 .collect();
             cells.push(Cell::of(
-                workload,
+                workload.name,
                 options.rate_of_capacity,
                 policy,
                 &traces,
@@ -98,21 +97,21 @@ pub fn report(options: &Options) -> Report {
 #[must_use]
 pub fn one_run(
     options: &Options,
-    workload: Workload,
+    workload: &Workload,
     policy: Policy,
     seed: u64,
     rate: f64,
 ) -> Trace {
     let servers = usize::from(options.servers);
-    let mut plan = Plan::new(
-        options.profile.clone(),
-        servers,
-        workload.adapters(),
-        policy,
-    );
+    let mut plan = Plan::new(options.profile.clone(), servers, workload.adapters, policy);
     plan.seed = seed;
     plan.warm_up = WARM_UP_PER_SERVER * servers;
-    let jobs = workload.jobs(seed, rate, plan.warm_up + options.requests as usize);
+    let jobs = jobs(
+        workload,
+        seed,
+        rate,
+        plan.warm_up + options.requests as usize,
+    );
     virtual_time::run(&plan, &jobs)
 }
 
@@ -124,13 +123,13 @@ const WARM_UP_PER_SERVER: usize = 50;
 /// Measured with many batches of jobs on each server from the start, from the first tenth of the answers to the last fifth, where
 /// servers begin to run dry.
 #[must_use]
-pub fn capacity(workload: Workload, profile: &Profile, servers: usize) -> f64 {
+pub fn capacity(workload: &Workload, profile: &Profile, servers: usize) -> f64 {
     let mut profile = profile.clone();
-    let adapters = workload.adapters();
+    let adapters = workload.adapters;
     profile.max_loras = profile.max_loras.max(adapters as usize);
     profile.adapter_load_ms = 0.0;
     let count = SATURATING_BATCHES * profile.max_num_seqs * servers;
-    let mut jobs = workload.jobs(0, 1.0, count);
+    let mut jobs = jobs(workload, 0, 1.0, count);
     for job in &mut jobs {
         job.at = Instant::ZERO;
     }
@@ -148,6 +147,16 @@ pub fn capacity(workload: Workload, profile: &Profile, servers: usize) -> f64 {
 
 /// Jobs that a server has from the start when its capacity is measured, in batches of the size that it runs.
 const SATURATING_BATCHES: usize = 20;
+
+fn jobs(workload: &Workload, seed: u64, rate: f64, count: usize) -> Vec<Job> {
+    let arrivals = workload.arrivals(rate, seed).take(count);
+    arrivals.map(|arrival| Job::of(&arrival)).collect()
+}
+
+fn workload(name: &str) -> Result<Workload, String> {
+    Workload::named(name)
+        .ok_or_else(|| "there is no workload of that name: give lora or mixed".to_owned())
+}
 
 fn profile(name: &str) -> Result<Profile, String> {
     Profile::named(name).ok_or_else(|| {

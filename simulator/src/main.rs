@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use simulator::{load, serve};
+use simulator::{bench, load, serve};
 use tracing_subscriber::EnvFilter;
 
 /// Model servers, load and benchmarks for endpoint pickers.
@@ -20,6 +20,7 @@ struct Arguments {
 enum Command {
     Serve(serve::arguments::Arguments),
     Load(load::arguments::Arguments),
+    Bench(bench::Options),
 }
 
 #[tokio::main]
@@ -43,5 +44,9 @@ async fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
     match command {
         Command::Serve(arguments) => arguments.run().await,
         Command::Load(arguments) => arguments.run().await,
+        Command::Bench(options) => {
+            bench::run(&options)?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }

@@ -17,6 +17,7 @@ use picker_core::time::Instant;
 
 use crate::engine::{AdapterId, Engine, Output, Profile, Request, RequestId};
 use crate::policy::Policy;
+use crate::workload::{self, Arrival};
 use agenda::Agenda;
 use gateway::{Gateway, Wish};
 use record::{Record, Trace};
@@ -31,8 +32,8 @@ pub struct Plan {
     pub profile: Profile,
     /// How many servers there are.
     pub servers: usize,
-    /// Adapters that each server lists.
-    pub adapters: u32,
+    /// The names of the adapters that each server lists.
+    pub adapter_names: Vec<String>,
     /// From the gateway to a server, and back.
     pub link_delay: Duration,
     /// From the request for a server's metrics page or models to the answer.
@@ -46,13 +47,13 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// `servers` servers of `profile` a millisecond away, read in two.
+    /// `servers` servers of `profile` a millisecond away, read in two, with as many adapters as `adapters` says.
     #[must_use]
-    pub const fn new(profile: Profile, servers: usize, adapters: u32, policy: Policy) -> Self {
+    pub fn new(profile: Profile, servers: usize, adapters: u32, policy: Policy) -> Self {
         Self {
             profile,
             servers,
-            adapters,
+            adapter_names: workload::adapter_names(adapters),
             link_delay: Duration::from_millis(1),
             scrape_delay: Duration::from_millis(2),
             policy,
@@ -79,6 +80,22 @@ pub struct Job {
     pub max_tokens: Option<u32>,
     /// Whether the answer comes as a stream of events.
     pub streamed: bool,
+}
+
+impl Job {
+    /// The job of an arrival as the load generator sends it: streamed, and limited to the tokens it is to be given.
+    #[must_use]
+    pub fn of(arrival: &Arrival) -> Self {
+        Self {
+            at: Instant::ZERO + arrival.at,
+            adapter: arrival.adapter.map(AdapterId),
+            prompt_bytes: u64::from(arrival.prompt_bytes()),
+            prompt_tokens: arrival.prompt_tokens,
+            output_tokens: arrival.output_tokens,
+            max_tokens: Some(arrival.output_tokens),
+            streamed: true,
+        }
+    }
 }
 
 /// Runs `jobs`, which are in order of time, to their ends.
@@ -166,7 +183,7 @@ impl<'a> Simulation<'a> {
             Due::StepEnds(server) => self.advance(now, server),
             Due::Answered(job, answer) => self.answer(now, job, answer),
             Due::Gateway(due) => self.gateway.on_due(now, due, |server| {
-                snapshot::reading(&self.servers[server].engine)
+                snapshot::reading(&self.servers[server].engine, &self.plan.adapter_names)
             }),
         }
         self.grant_wishes(now);

@@ -2,17 +2,17 @@
 
 use std::io::{self, Write};
 
+use clap::ValueEnum as _;
 use serde::Serialize;
 
-use super::arrivals::Workload;
 use crate::policy::Policy;
 use crate::virtual_time::record::{Record, Trace};
 
 /// What a policy made of a workload.
 #[derive(Clone, Debug, Serialize)]
 pub struct Cell {
-    /// The workload.
-    pub workload: Workload,
+    /// The workload's name.
+    pub workload: &'static str,
     /// The rate, as a share of the capacity.
     pub rate_of_capacity: f64,
     /// The policy.
@@ -49,7 +49,12 @@ pub struct Distribution {
 impl Cell {
     /// The cell of these runs.
     #[must_use]
-    pub fn of(workload: Workload, rate_of_capacity: f64, policy: Policy, traces: &[Trace]) -> Self {
+    pub fn of(
+        workload: &'static str,
+        rate_of_capacity: f64,
+        policy: Policy,
+        traces: &[Trace],
+    ) -> Self {
         let records = || traces.iter().flat_map(Trace::counted);
         let mean = |of: fn(&Trace) -> f64| traces.iter().map(of).sum::<f64>() / traces.len() as f64;
         Self {
@@ -112,9 +117,9 @@ pub fn write_table(out: &mut impl Write, cells: &[Cell]) -> io::Result<()> {
         writeln!(
             out,
             "{:<10}{:>6.2}  {:<14}{:>10.0}{:>10.0}{:>10.0}{:>12.0}{:>12.1}{:>11.2}{:>8}",
-            name(&cell.workload),
+            cell.workload,
             cell.rate_of_capacity,
-            name(&cell.policy),
+            name(cell.policy),
             cell.ttft_ms.p50,
             cell.ttft_ms.p90,
             cell.ttft_ms.p99,
@@ -127,9 +132,9 @@ pub fn write_table(out: &mut impl Write, cells: &[Cell]) -> io::Result<()> {
     Ok(())
 }
 
-/// The name that options have for a value.
-fn name(value: &impl clap::ValueEnum) -> String {
-    value
+/// The name that options have for a policy.
+fn name(policy: Policy) -> String {
+    policy
         .to_possible_value()
         .map_or_else(String::new, |value| value.get_name().to_owned())
 }

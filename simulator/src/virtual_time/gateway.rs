@@ -10,7 +10,7 @@ use picker_core::request::{Api, Body, Request, RequestKey};
 use picker_core::time::Instant;
 use picker_core::{Action, Picker, Settings};
 
-use super::snapshot::{self, BASE_MODEL, adapter_name};
+use super::snapshot::{self, BASE_MODEL};
 use super::{Job, Plan};
 use crate::policy::Baseline;
 
@@ -102,7 +102,7 @@ impl Gateway {
             }
             Due::Taken(key, reading) => driver.tell(now, Event::Read(key, *reading)),
             Due::Models(key) => {
-                let models = snapshot::models(driver.adapters);
+                let models = snapshot::models(&driver.adapter_names);
                 driver.tell(now, Event::Models(key, models));
             }
         }
@@ -131,7 +131,7 @@ pub(super) struct Driver {
     /// The earliest wake-up that is on the agenda.
     woken_at: Option<Instant>,
     wishes: Vec<Wish>,
-    adapters: u32,
+    adapter_names: Vec<String>,
 }
 
 impl Driver {
@@ -145,7 +145,7 @@ impl Driver {
             placed: None,
             woken_at: None,
             wishes: Vec::new(),
-            adapters: plan.adapters,
+            adapter_names: plan.adapter_names.clone(),
         };
         let endpoints = (0..plan.servers).map(endpoint).collect();
         driver.tell(Instant::ZERO, Event::Endpoints(endpoints));
@@ -156,7 +156,7 @@ impl Driver {
         let arrival = Arrival {
             key: key(index),
             request_id: "".into(),
-            request: request(job),
+            request: request(job, &self.adapter_names),
             subset: None,
         };
         self.tell(now, Event::Arrived(arrival));
@@ -198,12 +198,12 @@ const fn key(index: usize) -> RequestKey {
 }
 
 /// What the gateway sees of a job.
-fn request(job: &Job) -> Request {
-    let model = job.adapter.map_or(BASE_MODEL.to_owned(), adapter_name);
+fn request(job: &Job, adapter_names: &[String]) -> Request {
+    let adapter = job.adapter.and_then(|id| adapter_names.get(id.0 as usize));
     Request {
         api: Api::Completions,
         body: Body::Read,
-        model: Some(model.into()),
+        model: Some(adapter.map_or(BASE_MODEL, String::as_str).into()),
         streamed: job.streamed,
         max_tokens: job.max_tokens,
         prompt_bytes: job.prompt_bytes,

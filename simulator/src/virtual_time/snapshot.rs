@@ -8,9 +8,10 @@ use crate::engine::{AdapterId, Engine};
 /// When every simulated server started, in seconds since 1970.
 pub const STARTED_UNIX_SECONDS: f64 = 1.75e9;
 
-/// The reading that [`picker_core::exposition::read`] gives of the page that `engine` would show now.
+/// The reading that [`picker_core::exposition::read`] gives of the page that `engine` would show now, where adapters have these
+/// names.
 #[must_use]
-pub fn reading(engine: &Engine) -> Reading {
+pub fn reading(engine: &Engine, adapter_names: &[String]) -> Reading {
     let (statistics, profile) = (engine.statistics(), engine.profile());
     let gauges = statistics.gauges;
     let steps = &statistics.iteration_tokens;
@@ -33,38 +34,33 @@ pub fn reading(engine: &Engine) -> Reading {
         preemptions: Some(statistics.preemptions),
         finished: Some(statistics.success_stop + statistics.success_length),
     };
+    let name = |id: &AdapterId| adapter_names.get(id.0 as usize).cloned();
     let adapters = statistics.adapters().filter(|_| profile.max_loras > 0);
     Reading {
         engines: vec![one],
         adapters: adapters.map(|running| AdapterReading {
             slots: u32::try_from(profile.max_loras).ok(),
-            running: running.iter().copied().map(adapter_name).collect(),
+            running: running.iter().filter_map(name).collect(),
         }),
         process_start_s: Some(STARTED_UNIX_SECONDS),
     }
 }
 
-/// What an adapter is called by servers and clients.
-#[must_use]
-pub fn adapter_name(adapter: AdapterId) -> String {
-    format!("adapter-{}", adapter.0)
-}
-
 /// The name of the base model.
 pub const BASE_MODEL: &str = "base";
 
-/// What `/v1/models` of a server with `adapters` adapters lists.
+/// What `/v1/models` of a server with these adapters lists.
 #[must_use]
-pub fn models(adapters: u32) -> Vec<Model> {
+pub fn models(adapter_names: &[String]) -> Vec<Model> {
     let base = Model {
         name: BASE_MODEL.into(),
         adapter: false,
     };
-    let adapter = |id| Model {
-        name: adapter_name(AdapterId(id)).into(),
+    let adapter = |name: &String| Model {
+        name: name.as_str().into(),
         adapter: true,
     };
     std::iter::once(base)
-        .chain((0..adapters).map(adapter))
+        .chain(adapter_names.iter().map(adapter))
         .collect()
 }
