@@ -12,6 +12,7 @@ pub mod exposition;
 pub mod histogram;
 pub mod profile;
 pub mod statistics;
+pub mod step_time;
 
 mod adapter_slots;
 mod request;
