@@ -8,3 +8,4 @@ pub mod bench;
 pub mod envoy;
 pub mod serve;
 pub mod load;
+pub mod demo;

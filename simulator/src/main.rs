@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use simulator::{bench, load, serve};
+use simulator::{bench, demo, load, serve};
 use tracing_subscriber::EnvFilter;
 
 /// Model servers, load and benchmarks for endpoint pickers.
@@ -21,6 +21,8 @@ enum Command {
     Serve(serve::arguments::Arguments),
     Load(load::arguments::Arguments),
     Bench(bench::Options),
+    /// Compares routes through a real Envoy: `make demo`.
+    Demo(demo::Options),
 }
 
 #[tokio::main]
@@ -46,6 +48,10 @@ async fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
         Command::Load(arguments) => arguments.run().await,
         Command::Bench(options) => {
             bench::run(&options)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Demo(options) => {
+            demo::run(options).await?;
             Ok(ExitCode::SUCCESS)
         }
     }

@@ -13,7 +13,9 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use picker_core::endpoint::Endpoint;
 use picker_core::route::PoolKey;
@@ -26,6 +28,9 @@ use crate::driver::{PoolSpec, Pools};
 
 /// The largest endpoints file; as upstream.
 const FILE_MAX_BYTES: u64 = 1 << 20;
+
+/// The wait between news of a change and reading it.
+const SETTLE: Duration = Duration::from_millis(50);
 
 /// What is wrong with an endpoints file.
 #[derive(Debug, Error)]
@@ -148,6 +153,8 @@ impl Files {
             if changes.recv().await.is_none() {
                 return Ok(());
             }
+            // One change is many events; and a folder where much else is written is not read all the time.
+            tokio::time::sleep(SETTLE).await;
         }
     }
 
@@ -163,8 +170,11 @@ impl Files {
         let mut watchers = Vec::new();
         for (folder, file) in folders {
             let changed = changed.clone();
-            // A full channel already says that something has changed.
-            let note = move |_: notify::Result<notify::Event>| {
+            let note = move |event: notify::Result<notify::Event>| {
+                if event.is_ok_and(|event| !is_change(event.kind)) {
+                    return;
+                }
+                // A full channel already says that something has changed.
                 let _already_noted = changed.try_send(());
             };
             let watcher = notify::recommended_watcher(note).and_then(|mut watcher| {
@@ -191,6 +201,18 @@ impl Files {
             }
         }
         news
+    }
+}
+
+/// Whether an event may mean that a file says something new. Our own reading of it is an event, too.
+fn is_change(kind: EventKind) -> bool {
+    match kind {
+        EventKind::Access(access) => access == AccessKind::Close(AccessMode::Write),
+        EventKind::Any
+        | EventKind::Create(_)
+        | EventKind::Modify(_)
+        | EventKind::Remove(_)
+        | EventKind::Other => true,
     }
 }
 
@@ -317,6 +339,26 @@ endpointPickerRef: {name: chat-epp, port: {number: 9012}}
             ),
         ] {
             assert_eq!(check(text).expect_err(text), expected);
+        }
+    }
+
+    #[test]
+    fn reading_a_file_is_no_change_of_it() {
+        use notify::event::{CreateKind, ModifyKind, RemoveKind, RenameMode};
+        for access in [
+            AccessKind::Read,
+            AccessKind::Open(AccessMode::Any),
+            AccessKind::Close(AccessMode::Read),
+        ] {
+            assert!(!is_change(EventKind::Access(access)), "{access:?}");
+        }
+        for kind in [
+            EventKind::Access(AccessKind::Close(AccessMode::Write)),
+            EventKind::Create(CreateKind::File),
+            EventKind::Modify(ModifyKind::Name(RenameMode::To)),
+            EventKind::Remove(RemoveKind::File),
+        ] {
+            assert!(is_change(kind), "{kind:?}");
         }
     }
 

@@ -1,0 +1,121 @@
+//! `report.html`: the table, the receipts and bars, in one file that needs no other.
+
+use super::report::{Report, RouteReport, WorkloadReport, describe, ms};
+
+/// What is drawn: a title, its unit, and the value of a route.
+type Measure = (&'static str, &'static str, fn(&RouteReport) -> Option<f64>);
+
+const MEASURES: [Measure; 4] = [
+    ("Time to first token, p50", "ms", |route| {
+        route.load.ttft_ms.map(|ttft| ttft.p50)
+    }),
+    ("Time to first token, p90", "ms", |route| {
+        route.load.ttft_ms.map(|ttft| ttft.p90)
+    }),
+    ("Adapter loads", "per 1,000 requests", |route| {
+        route.load.adapter_loads_per_1000
+    }),
+    ("Busiest server over the mean", "times", |route| {
+        route.load.load_max_over_mean
+    }),
+];
+
+const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}\
+table{border-collapse:collapse;margin:1rem 0}td,th{padding:.25rem .75rem;text-align:right;border-bottom:1px solid #ddd}\
+td:first-child,th:first-child{text-align:left}pre{background:#f6f6f4;padding:1rem;overflow:auto}\
+svg text{font:13px system-ui,sans-serif;fill:#222}.doubt{color:#a40000}";
+
+/// The page.
+pub(super) fn of(report: &Report, explained: &[String]) -> String {
+    let mut page = format!(
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Pointsman: the demo</title><style>{STYLE}</style>\
+         <h1>Pointsman: the demo</h1><p>The same load through one Envoy to the same simulated model servers, three ways. \
+         Seed {}, {:.0} % of what the servers can do with every adapter resident. Simulated servers are not GPUs: read \
+         the ratios, not the milliseconds.</p>",
+        report.seed,
+        report.rate_of_capacity * 100.0
+    );
+    for warning in report.warnings() {
+        page += &format!("<p class=\"doubt\">Doubtful: {}</p>", escape(&warning));
+    }
+    for workload in &report.workloads {
+        page += &section(workload);
+    }
+    page += "<h2>Why requests went where they went</h2>";
+    for text in explained {
+        page += &format!("<pre>{}</pre>", escape(text));
+    }
+    page + "</html>\n"
+}
+
+fn section(workload: &WorkloadReport) -> String {
+    let mut text = format!(
+        "<h2>{}</h2><p>{}; {:.1} requests a second of {:.1}.</p><table><tr><th>route<th>requests<th>errors\
+         <th>TTFT p50<th>TTFT p90<th>TTFT p99<th>TPOT p50<th>output tokens/s<th>busy</tr>",
+        workload.name,
+        escape(&describe(&workload.parameters)),
+        workload.rate,
+        workload.capacity
+    );
+    for route in &workload.routes {
+        let load = &route.load;
+        text += &format!(
+            "<tr><td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{:.0}<td>{}</tr>",
+            route.name,
+            load.requests,
+            load.errors,
+            ms(load.ttft_ms, |ttft| ttft.p50),
+            ms(load.ttft_ms, |ttft| ttft.p90),
+            ms(load.ttft_ms, |ttft| ttft.p99),
+            ms(load.tpot_ms, |tpot| tpot.p50),
+            load.output_tokens_per_s,
+            route
+                .machine_busy_share
+                .map_or("-".into(), |share| format!("{:.0} %", share * 100.0)),
+        );
+    }
+    text += "</table>";
+    for (title, unit, value) in MEASURES {
+        let values: Vec<(&str, f64)> = workload
+            .routes
+            .iter()
+            .filter_map(|route| Some((route.name, value(route)?)))
+            .collect();
+        if values.iter().any(|(_, value)| *value > 0.0) {
+            text += &bars(title, unit, &values);
+        }
+    }
+    text
+}
+
+/// Horizontal bars, a route each; the picker's in another colour.
+fn bars(title: &str, unit: &str, values: &[(&str, f64)]) -> String {
+    let most = values.iter().map(|(_, value)| *value).fold(0.0, f64::max);
+    let height = 30 + 26 * values.len();
+    let mut text = format!(
+        "<svg width=\"640\" height=\"{height}\" role=\"img\" aria-label=\"{title}\"><text x=\"0\" y=\"16\">{title}, {unit}</text>"
+    );
+    for (place, (name, value)) in values.iter().enumerate() {
+        let (top, width) = (26 + 26 * place, 400.0 * value / most);
+        let colour = if *name == "picker" {
+            "#2a7f62"
+        } else {
+            "#b8b8b0"
+        };
+        let digits = if most < 10.0 { 2 } else { 0 };
+        text += &format!(
+            "<text x=\"0\" y=\"{}\">{name}</text><rect x=\"120\" y=\"{top}\" width=\"{width:.1}\" height=\"18\" fill=\"{colour}\"/>\
+             <text x=\"{:.1}\" y=\"{}\">{value:.digits$}</text>",
+            top + 14,
+            126.0 + width,
+            top + 14
+        );
+    }
+    text + "</svg><br>"
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+}
