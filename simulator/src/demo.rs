@@ -40,7 +40,7 @@ pub struct Options {
     #[arg(long, default_value = "target/demo")]
     out: PathBuf,
     /// Seconds of counted load for each workload and route.
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 9)]
     seconds: u64,
     /// The load, as a share of what the servers can do with every adapter resident.
     #[arg(long, default_value_t = 0.7)]

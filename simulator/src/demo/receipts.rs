@@ -2,12 +2,13 @@
 
 use serde_json::Value;
 
-/// How much there is to learn from a decision; `None` if it is of another kind.
-type Worth = fn(&Value) -> Option<f64>;
+/// How much there is to learn from a decision, and the places of the candidates that show it beside the chosen one;
+/// `None` if it is of another kind.
+type Lesson = fn(&[Value]) -> Option<(f64, Vec<usize>)>;
 
 /// One of each kind of decision that a reader learns from, the clearest one.
 pub(super) fn worth_reading(decisions: &[Value]) -> Vec<String> {
-    let kinds: [(&str, Worth); 3] = [
+    let kinds: [(&str, Lesson); 3] = [
         (
             "An adapter that is resident is worth more than a shorter queue",
             stayed_with_adapter,
@@ -21,75 +22,83 @@ pub(super) fn worth_reading(decisions: &[Value]) -> Vec<String> {
             by_load,
         ),
     ];
-    let best = |(title, worth): (&str, Worth)| {
-        let of = |decision| worth(decision).map(|worth| (decision, worth));
-        let (decision, _) = decisions
+    let best = |(title, lesson): (&str, Lesson)| {
+        let of = |decision| Some((decision, lesson(candidates(decision))?));
+        let (decision, (_, beside)) = decisions
             .iter()
             .filter_map(of)
-            .max_by(|(_, one), (_, other)| one.total_cmp(other))?;
-        Some(format!("  {title}.\n{}", in_words(decision)))
+            .max_by(|(_, (one, _)), (_, (other, _))| one.total_cmp(other))?;
+        Some(format!("  {title}.\n{}", in_words(decision, &beside)))
     };
     kinds.into_iter().filter_map(best).collect()
 }
 
+fn candidates(decision: &Value) -> &[Value] {
+    decision["candidates"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default()
+}
+
 /// How many more requests the chosen one had than the least loaded, where it was chosen for its adapter.
-fn stayed_with_adapter(decision: &Value) -> Option<f64> {
-    let candidates = decision["candidates"].as_array()?;
-    let chosen = candidates.first()?;
-    let least = candidates
+fn stayed_with_adapter(candidates: &[Value]) -> Option<(f64, Vec<usize>)> {
+    let chosen = candidates
+        .first()
+        .filter(|one| one["adapter"] == "resident")?;
+    let elsewhere = |(_, one): &(usize, &Value)| one["adapter"] != "resident";
+    let in_flight = |one: &Value| one["own"].as_f64().unwrap_or(f64::INFINITY);
+    let (place, idlest) = candidates
         .iter()
-        .filter_map(|one| one["own"].as_f64())
-        .reduce(f64::min)?;
-    let more = chosen["own"].as_f64()? - least;
-    (chosen["adapter"] == "resident" && more > 0.0).then_some(more)
+        .enumerate()
+        .filter(elsewhere)
+        .min_by(|(_, one), (_, other)| in_flight(one).total_cmp(&in_flight(other)))?;
+    let more = in_flight(chosen) - in_flight(idlest);
+    (more > 0.0).then_some((more, vec![place]))
 }
 
 /// How much cheaper it was to load the adapter than to queue where it was.
-fn loaded_adapter(decision: &Value) -> Option<f64> {
-    let candidates = decision["candidates"].as_array()?;
-    let loads = candidates.first()?["adapter"] != "resident";
-    let resident = candidates
+fn loaded_adapter(candidates: &[Value]) -> Option<(f64, Vec<usize>)> {
+    let chosen = candidates
+        .first()
+        .filter(|one| one["adapter"] != "resident")?;
+    let place = candidates
         .iter()
-        .skip(1)
-        .find(|one| one["adapter"] == "resident")?;
-    let saved = resident["cost_ms"].as_f64()? - candidates[0]["cost_ms"].as_f64()?;
-    (loads && saved > 0.0).then_some(saved)
+        .position(|one| one["adapter"] == "resident")?;
+    let saved = candidates[place]["cost_ms"].as_f64()? - chosen["cost_ms"].as_f64()?;
+    (saved > 0.0).then_some((saved, vec![place]))
 }
 
 /// What the dearest listed candidate would have cost more.
-fn by_load(decision: &Value) -> Option<f64> {
-    let candidates = decision["candidates"].as_array()?;
-    let (chosen, dearest) = (candidates.first()?, candidates.last()?);
-    let more = dearest["cost_ms"].as_f64()? - chosen["cost_ms"].as_f64()?;
-    (chosen["adapter"] == "no_adapter").then_some(more)
+fn by_load(candidates: &[Value]) -> Option<(f64, Vec<usize>)> {
+    let chosen = candidates
+        .first()
+        .filter(|one| one["adapter"] == "no_adapter")?;
+    let last = candidates.len() - 1;
+    let more = candidates[last]["cost_ms"].as_f64()? - chosen["cost_ms"].as_f64()?;
+    (more > 0.0).then_some((more, vec![1, last]))
 }
 
-/// A receipt as a person would want to read it: the chosen endpoint, the next two, and what it really took.
-fn in_words(decision: &Value) -> String {
+/// A receipt as a person would want to read it: the chosen endpoint, those beside it, and what it really took.
+fn in_words(decision: &Value, beside: &[usize]) -> String {
     let request = &decision["request"];
     let model = request["model"].as_str().unwrap_or("no model");
     let tokens = decision["prompt_tokens"].as_u64().unwrap_or(0);
     let mut text = format!("    request for `{model}`, about {tokens} prompt tokens\n");
-    let candidates = decision["candidates"]
-        .as_array()
-        .map(Vec::as_slice)
-        .unwrap_or_default();
-    for (place, one) in candidates.iter().take(3).enumerate() {
+    let candidates = candidates(decision);
+    let rows = [0].into_iter().chain(beside.iter().copied());
+    for (place, one) in rows.filter_map(|place| Some((place, candidates.get(place)?))) {
         let mark = if place == 0 { "->" } else { "  " };
         let name = one["name"].as_str().unwrap_or_default();
         let number = |value: &Value| value.as_f64().unwrap_or(0.0);
         let cost = &one["cost"];
         text += &format!(
-            "    {mark} {name:<16} {:>6.0} ms = queue {:.0} + adapter {:.0} + decode {:.0}   ({} in flight, adapter {})\n",
+            "    {mark} {name:<16} {:>6.0} ms = queue {:.0} + adapter {:.0} + decode {:.0}   ({} in flight, {})\n",
             number(&one["cost_ms"]),
             number(&cost["queue_ms"]),
             number(&cost["adapter_ms"]),
             number(&cost["decode_ms"]),
             one["own"],
-            one["adapter"]
-                .as_str()
-                .unwrap_or_default()
-                .replace('_', " "),
+            adapter_in_words(one),
         );
     }
     let (expected, took) = (
@@ -100,6 +109,16 @@ fn in_words(decision: &Value) -> String {
         text += &format!("       first token: {expected:.0} ms expected, {took:.0} ms taken\n");
     }
     text.trim_end().to_owned()
+}
+
+fn adapter_in_words(candidate: &Value) -> &'static str {
+    match candidate["adapter"].as_str() {
+        Some("resident") => "adapter resident",
+        Some("load") => "adapter to be loaded",
+        Some("evict") => "adapter to be loaded for another",
+        Some("wait") => "no adapter slot free",
+        _ => "no adapter",
+    }
 }
 
 #[cfg(test)]
