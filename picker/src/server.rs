@@ -296,3 +296,24 @@ async fn drain(inflight: &Inflight, notice: Duration, timeout: Duration) {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt;
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn small_messages_to_a_proxy_are_not_held_back() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let _proxy = TcpStream::connect(address).await.expect("a connection");
+        let accepted = at_once(listener)
+            .next()
+            .await
+            .expect("one")
+            .expect("accepted");
+        assert!(accepted.nodelay().expect("a socket"));
+    }
+}

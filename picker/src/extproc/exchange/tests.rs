@@ -298,7 +298,7 @@ fn a_response_passes_as_it_comes_and_its_end_ends_the_flight() {
     let end = b"data: {\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":9}}\n\n";
     scene
         .send(response_body(end, true))
-        .answers(&["response body: 58 bytes, end"]);
+        .answers(&["response body: 59 bytes, end"]);
     assert_eq!(scene.in_flight(), 0);
     let outcome = scene
         .pools
