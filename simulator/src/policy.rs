@@ -1,10 +1,22 @@
 //! Policies: how a gateway chooses a server, and the baselines among them.
 
+pub mod oracle;
+
 use picker_core::seed::Random;
 
 /// Who chooses the server of a request.
 #[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, clap::ValueEnum, serde::Serialize,
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    clap::ValueEnum,
+    serde::Serialize,
+    serde::Deserialize,
 )]
 #[serde(rename_all = "snake_case")]
 #[value(rename_all = "snake_case")]
@@ -21,20 +33,40 @@ pub enum Policy {
     LeastRequest,
     /// The power of two choices (Mitzenmacher 2001): of two different servers, the one with fewer requests in flight.
     P2c,
+    /// LMetric (Zhang et al., arXiv 2603.15202), in the form of its port to a gateway (sgl-project/sglang, pull request 29574):
+    /// least uncached prompt of the request x (requests in flight + 1). Equal products are told apart by requests in flight,
+    /// then by prompt tokens in flight that have given no first token.
+    Lmetric,
+    /// Greedy least completion, knowing all: the engines' true state, their constants and every answer's length, at once. No
+    /// gateway can know that; it is the measure of regret.
+    Oracle,
 }
 
 impl Policy {
     /// Every policy.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Pointsman,
         Self::Random,
         Self::RoundRobin,
         Self::LeastRequest,
         Self::P2c,
+        Self::Lmetric,
+        Self::Oracle,
     ];
 }
 
-/// A policy that sees only how many requests each server has in flight.
+/// What a gateway knows of one server by itself: what it has sent there and what came back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Requests in flight.
+    pub requests: u64,
+    /// Prompt tokens in flight that have given no first token, those believed cached left out.
+    pub prefill_tokens: u64,
+    /// Prompt tokens of the request to be placed that are not believed cached there.
+    pub uncached_tokens: u64,
+}
+
+/// A policy that sees only what its gateway has sent.
 #[derive(Clone, Debug)]
 pub struct Baseline {
     rule: Rule,
@@ -48,26 +80,28 @@ enum Rule {
     RoundRobin(usize),
     LeastRequest,
     P2c,
+    Lmetric,
 }
 
 impl Baseline {
-    /// The baseline `policy`; `None` for [`Policy::Pointsman`], which is none.
+    /// The baseline `policy`; `None` for [`Policy::Pointsman`] and [`Policy::Oracle`], which know more.
     #[must_use]
     pub fn of(policy: Policy, seed: u64) -> Option<Self> {
         let rule = match policy {
-            Policy::Pointsman => return None,
+            Policy::Pointsman | Policy::Oracle => return None,
             Policy::Random => Rule::Random,
             Policy::RoundRobin => Rule::RoundRobin(0),
             Policy::LeastRequest => Rule::LeastRequest,
             Policy::P2c => Rule::P2c,
+            Policy::Lmetric => Rule::Lmetric,
         };
         let random = Random::split(seed, "baseline");
         Some(Self { rule, random })
     }
 
-    /// A server, by its place in `active`, the requests in flight by server; `None` if there is none.
-    pub fn pick(&mut self, active: &[u64]) -> Option<usize> {
-        let count = active.len();
+    /// A server, by its place in `loads`; `None` if there is none.
+    pub fn pick(&mut self, loads: &[Load]) -> Option<usize> {
+        let count = loads.len();
         if count == 0 {
             return None;
         }
@@ -80,12 +114,19 @@ impl Baseline {
             }
             Rule::LeastRequest => {
                 let first = self.random.below(count);
-                fewer(active, first, self.random.below(count))
+                fewer(loads, first, self.random.below(count))
             }
             Rule::P2c => {
                 let first = self.random.below(count);
                 let step = 1 + self.random.below(count - 1);
-                fewer(active, first, (first + step) % count)
+                fewer(loads, first, (first + step) % count)
+            }
+            Rule::Lmetric => {
+                let score = |load: &Load| {
+                    let product = load.uncached_tokens * (load.requests + 1);
+                    (product, load.requests, load.prefill_tokens)
+                };
+                (0..count).min_by_key(|&server| score(&loads[server]))?
             }
         };
         Some(server)
@@ -93,8 +134,8 @@ impl Baseline {
 }
 
 /// The one with fewer requests in flight, the first if they are equal.
-fn fewer(active: &[u64], first: usize, second: usize) -> usize {
-    if active[second] < active[first] {
+fn fewer(loads: &[Load], first: usize, second: usize) -> usize {
+    if loads[second].requests < loads[first].requests {
         second
     } else {
         first
@@ -105,11 +146,19 @@ fn fewer(active: &[u64], first: usize, second: usize) -> usize {
 mod tests {
     use super::*;
 
+    fn loads(requests: &[u64]) -> Vec<Load> {
+        let load = |&requests| Load {
+            requests,
+            ..Load::default()
+        };
+        requests.iter().map(load).collect()
+    }
+
     fn picks(policy: Policy, active: &[u64]) -> Vec<u32> {
         let mut baseline = Baseline::of(policy, 1).expect("a baseline");
         let mut picks = vec![0; active.len()];
         for _ in 0..10_000 {
-            picks[baseline.pick(active).expect("there are servers")] += 1;
+            picks[baseline.pick(&loads(active)).expect("there are servers")] += 1;
         }
         picks
     }
@@ -153,10 +202,36 @@ mod tests {
     }
 
     #[test]
+    fn lmetric_takes_the_least_product_then_the_fewest_requests_then_the_least_prefill() {
+        let mut lmetric = Baseline::of(Policy::Lmetric, 1).expect("a baseline");
+        // (requests, prefill tokens, uncached tokens of the request): the products stand beside.
+        for (loads, expected) in [
+            // 1000 x 1, 100 x 5, 500 x 2: a hit outweighs the load.
+            ([(0, 0, 1000), (4, 0, 100), (1, 0, 500)], 1),
+            // 1000 x 1, 100 x 21, 500 x 3: until the load outweighs the hit.
+            ([(0, 0, 1000), (20, 0, 100), (2, 0, 500)], 0),
+            // 600 x 2, 400 x 3, 1200 x 1: equal, so the fewest requests.
+            ([(1, 0, 600), (2, 0, 400), (0, 0, 1200)], 2),
+            // 500 x 2 each: equal in both, so the least prefill in flight.
+            ([(1, 900, 500), (1, 300, 500), (1, 700, 500)], 1),
+        ] {
+            let loads = loads.map(|(requests, prefill_tokens, uncached_tokens)| Load {
+                requests,
+                prefill_tokens,
+                uncached_tokens,
+            });
+            assert_eq!(lmetric.pick(&loads), Some(expected), "{loads:?}");
+        }
+    }
+
+    #[test]
     fn one_server_is_always_taken_and_none_is_none() {
-        for policy in &Policy::ALL[1..] {
-            let mut baseline = Baseline::of(*policy, 1).expect("a baseline");
-            assert_eq!((baseline.pick(&[7]), baseline.pick(&[])), (Some(0), None));
+        for policy in Policy::ALL {
+            let Some(mut baseline) = Baseline::of(policy, 1) else {
+                continue;
+            };
+            let picked = (baseline.pick(&loads(&[7])), baseline.pick(&[]));
+            assert_eq!(picked, (Some(0), None));
         }
     }
 }

@@ -9,6 +9,7 @@ pub mod record;
 pub mod snapshot;
 
 mod gateway;
+mod truth;
 
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use crate::workload::{self, Arrival};
 use agenda::Agenda;
 use gateway::{Gateway, Wish};
 use record::{Record, Trace};
+use truth::Truth;
 
 /// The least time between two reports of a response's progress to the picker.
 pub const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
@@ -145,6 +147,8 @@ struct Simulation<'a> {
     agenda: Agenda<Due>,
     servers: Vec<Server>,
     gateway: Gateway,
+    /// What the oracle knows, if it is the one to choose.
+    truth: Option<Truth>,
     records: Vec<Record>,
     unfinished: usize,
     /// Adapter loads of all servers before the first job that counts.
@@ -164,7 +168,11 @@ impl<'a> Simulation<'a> {
             agenda: Agenda::default(),
             servers: std::iter::repeat_with(server).take(plan.servers).collect(),
             gateway: Gateway::new(plan),
-            records: jobs.iter().map(|job| Record::new(job.at)).collect(),
+            truth: (plan.policy == Policy::Oracle).then(|| Truth::new(plan)),
+            records: jobs
+                .iter()
+                .map(|job| Record::new(job.at, job.prompt_tokens))
+                .collect(),
             unfinished: jobs.len(),
             loads_before: 0,
             outputs: Vec::new(),
@@ -193,7 +201,11 @@ impl<'a> Simulation<'a> {
         if job == self.plan.warm_up {
             self.loads_before = self.adapter_loads();
         }
-        match self.gateway.place(now, job, &self.jobs[job]) {
+        let place = match &mut self.truth {
+            Some(truth) => truth.place(now, job, &self.jobs[job], &self.plan.profile),
+            None => self.gateway.place(now, job, &self.jobs[job]),
+        };
+        match place {
             Some(server) => {
                 self.records[job].server = Some(server);
                 self.agenda
@@ -215,7 +227,11 @@ impl<'a> Simulation<'a> {
             job.prompt_tokens,
             job.output_tokens,
         );
-        if self.servers[server].engine.submit(now, request).is_err() {
+        let accepted = self.servers[server].engine.submit(now, request).is_ok();
+        if let Some(truth) = &mut self.truth {
+            truth.submitted(server, index, accepted);
+        }
+        if !accepted {
             let refused = Ending {
                 status: Some(400),
                 complete: true,
@@ -231,6 +247,9 @@ impl<'a> Simulation<'a> {
     /// Ends the steps that are due, and sends what they gave back to the gateway.
     fn advance(&mut self, now: Instant, server: usize) {
         let mut outputs = std::mem::take(&mut self.outputs);
+        if let Some(truth) = &mut self.truth {
+            truth.step_ended(server, now);
+        }
         self.servers[server].engine.advance(now, &mut outputs);
         for output in outputs.drain(..) {
             self.send_back(&output);
@@ -244,6 +263,9 @@ impl<'a> Simulation<'a> {
         let end = server.engine.next_step_end();
         if let Some(end) = end.filter(|_| end != server.awaited) {
             self.agenda.add(end, Due::StepEnds(index));
+            if let Some(truth) = &mut self.truth {
+                truth.step_began(index, end, &self.plan.profile);
+            }
         }
         server.awaited = end;
     }
@@ -283,8 +305,7 @@ impl<'a> Simulation<'a> {
             Answer::FirstToken => self.gateway.first_token(now, job),
             Answer::Tokens(tokens) => self.gateway.progressed(now, job, tokens),
             Answer::Ended(ending) => {
-                self.gateway
-                    .ended(now, job, self.records[job].server, ending);
+                self.gateway.ended(now, job, ending);
                 self.end(now, job, ending.status.unwrap_or_default());
             }
         }
@@ -318,7 +339,16 @@ impl<'a> Simulation<'a> {
 
     fn into_trace(self) -> Trace {
         let adapter_loads = self.adapter_loads() - self.loads_before;
+        let (mut queries, mut hits) = (0, 0);
+        for server in &self.servers {
+            let reading = snapshot::reading(&server.engine, &self.plan.adapter_names);
+            for engine in &reading.engines {
+                queries += engine.prefix_queries.unwrap_or_default();
+                hits += engine.prefix_hits.unwrap_or_default();
+            }
+        }
         Trace {
+            prefix_hit_rate: hits as f64 / queries.max(1) as f64,
             warm_up: self.plan.warm_up.min(self.records.len()),
             servers: self.plan.servers,
             records: self.records,

@@ -1,12 +1,21 @@
 //! Workloads: what clients send and when, by a seed.
 
+mod editions;
+mod gaps;
+mod length;
+pub mod trace;
+
 use std::time::Duration;
 
 use picker_core::seed::Random;
-use rand_distr::{Distribution as _, Exp1, Zipf};
+use rand_distr::{Distribution as _, Zipf};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::SeedableRng as _;
 use serde::Serialize;
+
+pub use gaps::Gaps;
+pub use length::{Law, Span};
+pub use trace::Trace;
 
 /// Bytes of prompt text to a token, for clients and simulated servers alike. There is no tokenizer here; English prose has
 /// about four.
@@ -21,8 +30,21 @@ pub struct Workload {
     pub kinds: Vec<Kind>,
     /// Adapters that requests are spread over; 0 sends all to the base model.
     pub adapters: u32,
-    /// Adapter k of 1 to `adapters` is asked for in proportion to k to the minus this (Zipf's law); 0 asks for all alike.
+    /// Without groups, adapter k of 1 to `adapters` is asked for in proportion to k to the minus this (Zipf's law); 0 asks for
+    /// all alike.
     pub zipf_exponent: f64,
+    /// Shares of equal groups of adapters, in order; within a group all are asked for alike.
+    pub adapter_groups: Vec<f64>,
+    /// How arrivals follow each other.
+    pub gaps: Gaps,
+    /// What prompts begin with, if they share beginnings.
+    pub prefixes: Option<Prefixes>,
+    /// Conversations of several turns; a lone request each if there are none.
+    pub sessions: Option<Sessions>,
+    /// The objectives that requests name, by their shares; none is named if there are none.
+    pub priorities: Vec<Priority>,
+    /// Recorded requests, whose times and lengths stand for those above.
+    pub trace: Option<Trace>,
 }
 
 /// One kind of request.
@@ -36,32 +58,34 @@ pub struct Kind {
     pub output_tokens: Span,
 }
 
-/// Whole numbers from `least` to `most`, all as likely.
+/// Beginnings that prompts share, such as system prompts. They come before the tokens of the kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Span {
-    /// The smallest.
-    pub least: u32,
-    /// The largest.
-    pub most: u32,
+pub struct Prefixes {
+    /// How many different ones there are, each as likely.
+    pub groups: u32,
+    /// Tokens of each.
+    pub tokens: u32,
 }
 
-impl Span {
-    /// Always `value`.
-    #[must_use]
-    pub const fn exactly(value: u32) -> Self {
-        Self {
-            least: value,
-            most: value,
-        }
-    }
-
-    fn draw(self, random: &mut Random) -> u32 {
-        let width = self.most.saturating_sub(self.least) as usize + 1;
-        self.least + random.below(width) as u32
-    }
+/// Conversations: each turn's prompt is all that was said before and something new.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Sessions {
+    /// Turns of one conversation.
+    pub turns: Span,
+    /// From an answer's end to the next turn, in milliseconds.
+    pub think_ms: Span,
 }
 
-/// One request of a workload.
+/// An InferenceObjective that requests name.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Priority {
+    /// Its name, sent as `x-gateway-inference-objective`.
+    pub objective: String,
+    /// Its weight.
+    pub share: f64,
+}
+
+/// One request of a workload, or the first turn of a conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arrival {
     /// After the start of the load.
@@ -69,6 +93,39 @@ pub struct Arrival {
     /// The adapter, from 0; `None` is the base model.
     pub adapter: Option<u32>,
     /// Tokens of the prompt.
+    pub prompt_tokens: u32,
+    /// Tokens of the answer.
+    pub output_tokens: u32,
+    /// What the prompt shares with others.
+    pub content: Content,
+    /// The place of its objective among the workload's.
+    pub priority: Option<u32>,
+    /// Turns of the conversation that it opens; 1 is a lone request.
+    pub turns: u32,
+}
+
+/// What a prompt shares with others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Nothing.
+    Own,
+    /// So many tokens at its beginning with all of its group.
+    Prefix {
+        /// The group, from 0.
+        group: u32,
+        /// Tokens in common.
+        tokens: u32,
+    },
+    /// The blocks that this row of the trace names.
+    Row(u32),
+}
+
+/// One later turn of a conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// From the last answer's end.
+    pub think: Duration,
+    /// Tokens that the prompt adds to what was said.
     pub prompt_tokens: u32,
     /// Tokens of the answer.
     pub output_tokens: u32,
@@ -83,90 +140,47 @@ impl Arrival {
 }
 
 impl Workload {
-    /// Small requests on 12 adapters, a few of them asked for most of the time: three times as many as one demo server has
-    /// slots for. An edition for slow modelled cards.
+    /// The recorded requests of `trace`, for the base model.
     #[must_use]
-    pub fn demo_lora() -> Self {
+    pub fn replay(trace: Trace) -> Self {
         Self {
-            name: "lora",
-            kinds: vec![SMALL],
-            adapters: 12,
-            zipf_exponent: 1.0,
+            gaps: Gaps::Trace,
+            trace: Some(trace),
+            ..Self::of("trace", Vec::new())
         }
     }
 
-    /// Nine small requests and one long prompt, which holds up whoever shares its server; no adapters. An edition for slow
-    /// modelled cards.
-    #[must_use]
-    pub fn demo_mixed() -> Self {
-        let small = Kind {
-            share: 0.9,
-            ..SMALL
-        };
-        let long = Kind {
-            share: 0.1,
-            prompt_tokens: Span {
-                least: 2000,
-                most: 4000,
-            },
-            output_tokens: Span {
-                least: 40,
-                most: 120,
-            },
-        };
-        Self {
-            name: "mixed",
-            kinds: vec![small, long],
-            adapters: 0,
-            zipf_exponent: 0.0,
-        }
-    }
-
-    /// Requests all alike, over `adapters` adapters by Zipf's law with exponent 1.
-    #[must_use]
-    pub fn uniform(prompt_tokens: u32, output_tokens: u32, adapters: u32) -> Self {
-        let kind = Kind {
-            share: 1.0,
-            prompt_tokens: Span::exactly(prompt_tokens.max(1)),
-            output_tokens: Span::exactly(output_tokens.max(1)),
-        };
-        Self {
-            name: "uniform",
-            kinds: vec![kind],
-            adapters,
-            zipf_exponent: 1.0,
-        }
-    }
-
-    /// The demo's edition of the workload called `name`.
-    #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
-        [Self::demo_lora(), Self::demo_mixed()]
-            .into_iter()
-            .find(|workload| workload.name == name)
-    }
-
-    /// Requests without end, `rate` a second on average, in an open loop: gaps are exponential (a Poisson process).
+    /// Requests without end, `rate` a second on average, in an open loop.
     ///
     /// The same seed gives the same requests at any rate, closer together or further apart: times, lengths and adapters each
-    /// have a random stream of their own. `rate` is above 0.
+    /// have a random stream of their own. `rate` is above 0. A trace starts over when it ends; seed 0 replays it from its
+    /// first row, others from a row drawn.
     #[must_use]
     pub fn arrivals(&self, rate: f64, seed: u64) -> Arrivals<'_> {
         let stream =
             |purpose| Xoshiro256PlusPlus::seed_from_u64(Random::split(seed, purpose).next_u64());
+        let rows = self.trace.as_ref().map_or(0, |trace| trace.rows().len());
+        let first_row = match seed {
+            0 => 0,
+            _ => Random::split(seed, "trace").below(rows),
+        };
         Arrivals {
             workload: self,
             rate,
             units: 0.0,
+            rows: first_row..,
             gaps: stream("gaps"),
             adapters: stream("adapters"),
+            normals: stream("normals"),
             lengths: Random::split(seed, "lengths"),
+            prefixes: Random::split(seed, "prefixes"),
+            priorities: Random::split(seed, "priorities"),
             zipf: Zipf::new(f64::from(self.adapters), self.zipf_exponent).ok(),
         }
     }
 
-    /// Exactly `rate` x `duration` requests, rounded, within `duration`: a Poisson process given its count, so that the rate
-    /// that was asked for and the rate that was reached can be compared.
+    /// Exactly `rate` x `duration` requests, rounded, within `duration`, so that the rate that was asked for and the rate that
+    /// was reached can be compared. Of Poisson arrivals this gives a Poisson process given its count.
     #[must_use]
     pub fn schedule(&self, rate: f64, duration: Duration, seed: u64) -> Vec<Arrival> {
         let count = (rate * duration.as_secs_f64()).round() as usize;
@@ -180,20 +194,48 @@ impl Workload {
         }
         arrivals
     }
+
+    /// The later turns of conversation `number`, without end: the same for the same seed, whenever they are sent.
+    pub fn later_turns(&self, seed: u64, number: u64) -> impl Iterator<Item = Turn> + use<'_> {
+        let purpose = format!("turns of {number}");
+        let mut random = Random::split(seed, &purpose);
+        let mut normals = Xoshiro256PlusPlus::seed_from_u64(random.next_u64());
+        std::iter::repeat_with(move || {
+            let think_ms = self.sessions.map_or(0, |sessions| {
+                sessions.think_ms.draw(&mut random, &mut normals)
+            });
+            let kind = self.kind(random.unit());
+            Turn {
+                think: Duration::from_millis(u64::from(think_ms)),
+                prompt_tokens: kind.prompt_tokens.draw(&mut random, &mut normals),
+                output_tokens: kind.output_tokens.draw(&mut random, &mut normals),
+            }
+        })
+    }
+
+    /// The kind at `place` of 0 to 1 when each takes its share.
+    fn kind(&self, place: f64) -> Kind {
+        let shares = self.kinds.iter().map(|kind| kind.share);
+        let drawn = weighted(shares, place).and_then(|drawn| self.kinds.get(drawn));
+        drawn.copied().unwrap_or(Kind {
+            share: 1.0,
+            prompt_tokens: Span::exactly(1),
+            output_tokens: Span::exactly(1),
+        })
+    }
 }
 
-/// Prompts near 200 tokens and answers near 40.
-const SMALL: Kind = Kind {
-    share: 1.0,
-    prompt_tokens: Span {
-        least: 100,
-        most: 300,
-    },
-    output_tokens: Span {
-        least: 20,
-        most: 60,
-    },
-};
+/// Where `place` of 0 to 1 falls when each of `shares` takes its part; `None` if there are none.
+fn weighted(shares: impl Iterator<Item = f64> + Clone, place: f64) -> Option<usize> {
+    let total: f64 = shares.clone().sum();
+    let mut left = place * total;
+    let last = shares.clone().count().checked_sub(1)?;
+    let drawn = shares.into_iter().position(|share| {
+        left -= share;
+        left < 0.0
+    });
+    Some(drawn.unwrap_or(last))
+}
 
 /// The requests of one workload, in order of time; made by [`Workload::arrivals`].
 #[derive(Clone, Debug)]
@@ -202,9 +244,14 @@ pub struct Arrivals<'a> {
     rate: f64,
     /// Time so far, in mean gaps.
     units: f64,
+    /// Rows of the trace, in all rounds.
+    rows: std::ops::RangeFrom<usize>,
     gaps: Xoshiro256PlusPlus,
     adapters: Xoshiro256PlusPlus,
+    normals: Xoshiro256PlusPlus,
     lengths: Random,
+    prefixes: Random,
+    priorities: Random,
     zipf: Option<Zipf<f64>>,
 }
 
@@ -212,30 +259,80 @@ impl Iterator for Arrivals<'_> {
     type Item = Arrival;
 
     fn next(&mut self) -> Option<Arrival> {
-        let gap: f64 = Exp1.sample(&mut self.gaps);
-        self.units += gap;
-        let kind = self.kind();
-        Some(Arrival {
-            at: Duration::from_secs_f64(self.units / self.rate),
-            adapter: self
-                .zipf
-                .map(|zipf| zipf.sample(&mut self.adapters) as u32 - 1),
-            prompt_tokens: kind.prompt_tokens.draw(&mut self.lengths),
-            output_tokens: kind.output_tokens.draw(&mut self.lengths),
-        })
+        let mut arrival = match &self.workload.trace {
+            Some(trace) => {
+                let first = self.rows.start;
+                let (units, row) = trace.replayed(first, self.rows.next()?)?;
+                self.units += units;
+                let recorded = trace.rows().get(row)?;
+                Arrival {
+                    prompt_tokens: recorded.prompt_tokens,
+                    output_tokens: recorded.output_tokens,
+                    content: Content::Row(row as u32),
+                    ..self.blank()
+                }
+            }
+            None => {
+                self.units += self.workload.gaps.draw(&mut self.gaps);
+                self.drawn()
+            }
+        };
+        arrival.at = Duration::from_secs_f64(self.units / self.rate);
+        arrival.adapter = self.adapter();
+        let shares = self.workload.priorities.iter().map(|one| one.share);
+        arrival.priority = weighted(shares, self.priorities.unit()).map(|place| place as u32);
+        Some(arrival)
     }
 }
 
 impl Arrivals<'_> {
-    fn kind(&mut self) -> Kind {
-        let kinds = &self.workload.kinds;
-        let total: f64 = kinds.iter().map(|kind| kind.share).sum();
-        let mut left = self.lengths.unit() * total;
-        let drawn = kinds.iter().find(|kind| {
-            left -= kind.share;
-            left < 0.0
-        });
-        drawn.or(kinds.last()).copied().unwrap_or(SMALL)
+    fn blank(&self) -> Arrival {
+        Arrival {
+            at: Duration::ZERO,
+            adapter: None,
+            prompt_tokens: 1,
+            output_tokens: 1,
+            content: Content::Own,
+            priority: None,
+            turns: 1,
+        }
+    }
+
+    fn drawn(&mut self) -> Arrival {
+        let kind = self.workload.kind(self.lengths.unit());
+        let mut arrival = Arrival {
+            prompt_tokens: kind
+                .prompt_tokens
+                .draw(&mut self.lengths, &mut self.normals),
+            output_tokens: kind
+                .output_tokens
+                .draw(&mut self.lengths, &mut self.normals),
+            ..self.blank()
+        };
+        if let Some(Prefixes { groups, tokens }) = self.workload.prefixes {
+            let group = self.prefixes.below(groups as usize) as u32;
+            arrival.content = Content::Prefix { group, tokens };
+            arrival.prompt_tokens += tokens;
+        }
+        if let Some(sessions) = self.workload.sessions {
+            arrival.turns = sessions.turns.draw(&mut self.lengths, &mut self.normals);
+        }
+        arrival
+    }
+
+    fn adapter(&mut self) -> Option<u32> {
+        let groups = &self.workload.adapter_groups;
+        if groups.is_empty() {
+            return self
+                .zipf
+                .map(|zipf| zipf.sample(&mut self.adapters) as u32 - 1);
+        }
+        let unit =
+            |random: &mut Xoshiro256PlusPlus| -> f64 { rand_distr::StandardUniform.sample(random) };
+        let group = weighted(groups.iter().copied(), unit(&mut self.adapters))? as u32;
+        let size = self.workload.adapters / groups.len() as u32;
+        let within = unit(&mut self.adapters) * f64::from(size);
+        Some(group * size + within as u32)
     }
 }
 
@@ -248,100 +345,4 @@ pub fn adapter_names(count: u32) -> Vec<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const COUNT: usize = 20_000;
-
-    #[test]
-    fn the_same_seed_gives_the_same_requests_and_the_rate_moves_only_their_times() {
-        let workload = Workload::demo_lora();
-        let slow: Vec<_> = workload.arrivals(1.0, 7).take(100).collect();
-        let fast: Vec<_> = workload.arrivals(10.0, 7).take(100).collect();
-        assert_eq!(
-            slow,
-            workload.arrivals(1.0, 7).take(100).collect::<Vec<_>>()
-        );
-        assert_ne!(
-            slow,
-            workload.arrivals(1.0, 8).take(100).collect::<Vec<_>>()
-        );
-        for (slow, fast) in slow.iter().zip(&fast) {
-            let ratio = slow.at.as_secs_f64() / fast.at.as_secs_f64();
-            assert!((ratio - 10.0).abs() < 1e-3, "{ratio}");
-            assert_eq!(
-                Arrival {
-                    at: slow.at,
-                    ..*fast
-                },
-                *slow
-            );
-        }
-    }
-
-    #[test]
-    fn gaps_are_exponential() {
-        let at: Vec<_> = Workload::demo_mixed()
-            .arrivals(50.0, 1)
-            .take(COUNT)
-            .map(|arrival| arrival.at)
-            .collect();
-        let gaps: Vec<_> = at
-            .windows(2)
-            .map(|pair| (pair[1] - pair[0]).as_secs_f64())
-            .collect();
-        let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
-        let variance = gaps.iter().map(|gap| (gap - mean).powi(2)).sum::<f64>() / gaps.len() as f64;
-        assert!((mean * 50.0 - 1.0).abs() < 0.03, "mean {mean}");
-        assert!(
-            (variance.sqrt() / mean - 1.0).abs() < 0.03,
-            "an exponential has CV 1"
-        );
-    }
-
-    #[test]
-    fn adapters_follow_zipfs_law() {
-        let mut counts = [0_u32; 12];
-        for arrival in Workload::demo_lora().arrivals(1.0, 3).take(COUNT) {
-            counts[arrival.adapter.expect("every request has one") as usize] += 1;
-        }
-        let weights: f64 = (1..=12).map(|rank| 1.0 / f64::from(rank)).sum();
-        for (rank, &count) in (1_u32..).zip(&counts) {
-            let expected = COUNT as f64 / f64::from(rank) / weights;
-            assert!(
-                (f64::from(count) / expected - 1.0).abs() < 0.15,
-                "{rank}: {count}, {expected}"
-            );
-        }
-    }
-
-    #[test]
-    fn one_in_ten_of_mixed_is_long_and_none_has_an_adapter() {
-        let arrivals: Vec<_> = Workload::demo_mixed()
-            .arrivals(1.0, 5)
-            .take(COUNT)
-            .collect();
-        let long = arrivals
-            .iter()
-            .filter(|arrival| arrival.prompt_tokens >= 2000)
-            .count();
-        assert!((long as f64 / COUNT as f64 - 0.1).abs() < 0.01, "{long}");
-        assert!(arrivals.iter().all(|arrival| arrival.adapter.is_none()));
-        assert!(
-            arrivals
-                .iter()
-                .all(|arrival| (100..=4000).contains(&arrival.prompt_tokens))
-        );
-    }
-
-    #[test]
-    fn a_schedule_has_the_asked_number_of_requests_within_its_time() {
-        let duration = Duration::from_secs(10);
-        let schedule = Workload::uniform(50, 4, 0).schedule(12.5, duration, 9);
-        assert_eq!(schedule.len(), 125);
-        assert!(schedule.is_sorted_by_key(|arrival| arrival.at));
-        assert!(schedule.iter().all(|arrival| arrival.at < duration));
-        assert_eq!(schedule[0].prompt_bytes(), 200);
-        assert_eq!(Workload::uniform(50, 4, 0).schedule(0.01, duration, 9), []);
-    }
-}
+mod tests;

@@ -2,8 +2,9 @@
 
 use picker_core::exposition;
 use picker_core::time::Instant;
+use simulator::bench;
 use simulator::bench::cell::Cell;
-use simulator::bench::{self, Options};
+use simulator::bench::matrix::Scenario;
 use simulator::engine::exposition::{About, Traffic, text};
 use simulator::engine::{AdapterId, Engine, Profile, Request, RequestId};
 use simulator::policy::Policy;
@@ -161,28 +162,23 @@ fn a_bulk_reading_is_what_a_reader_of_the_page_sees() {
     );
 }
 
-/// What `pointsman-sim bench` runs where nothing else is asked: 8 demo servers with 4 slots, 0.7 of their capacity.
-fn demo() -> Options {
-    Options {
-        workload: vec![Workload::demo_lora(), Workload::demo_mixed()],
-        policy: Vec::new(),
-        servers: 8,
+/// 8 demo servers with 4 slots, 0.7 of their capacity.
+fn demo(workload: Workload) -> Scenario {
+    Scenario {
         requests: 1_000,
-        seeds: 5,
-        rate_of_capacity: 0.7,
-        profile: Profile::demo(),
-        json: true,
+        ..Scenario::of(workload)
     }
 }
 
 /// Seed by seed, the picker's cell and those of the two baselines that a gateway has.
-fn check_demo(workload: &Workload, check: impl Fn(u64, &Cell, &[Cell; 2])) {
-    let options = demo();
-    let rate = options.rate_of_capacity * bench::capacity(workload, &options.profile, 8);
-    for seed in 0..options.seeds {
+fn check_demo(workload: Workload, check: impl Fn(u64, &Cell, &[Cell; 2])) {
+    let scenario = demo(workload);
+    let capacity = bench::capacity(&scenario.workload, &scenario.profile, 8);
+    for seed in 0..scenario.seeds {
         let cell = |policy| {
-            let trace = bench::one_run(&options, workload, policy, seed, rate);
-            Cell::of(workload.name, options.rate_of_capacity, policy, &[trace])
+            let rate = scenario.rate_of_capacity * capacity;
+            let traces = [bench::one_run(&scenario, policy, seed, rate)];
+            Cell::of(&scenario, policy, &traces, &traces)
         };
         let baselines = [cell(Policy::RoundRobin), cell(Policy::LeastRequest)];
         check(seed, &cell(Policy::Pointsman), &baselines);
@@ -196,7 +192,7 @@ fn better(baselines: &[Cell; 2], of: fn(&Cell) -> f64) -> f64 {
 
 #[test]
 fn with_adapters_the_picker_loads_a_tenth_and_halves_p90_ttft() {
-    check_demo(&Workload::demo_lora(), |seed, picker, baselines| {
+    check_demo(Workload::demo_lora(), |seed, picker, baselines| {
         let loads =
             picker.adapter_loads_per_1000 / better(baselines, |cell| cell.adapter_loads_per_1000);
         let ttft = picker.ttft_ms.p90 / better(baselines, |cell| cell.ttft_ms.p90);
@@ -214,7 +210,7 @@ fn with_adapters_the_picker_loads_a_tenth_and_halves_p90_ttft() {
 
 #[test]
 fn without_adapters_the_picker_is_no_worse_than_a_tenth_at_p90_ttft() {
-    check_demo(&Workload::demo_mixed(), |seed, picker, baselines| {
+    check_demo(Workload::demo_mixed(), |seed, picker, baselines| {
         let ttft = picker.ttft_ms.p90 / better(baselines, |cell| cell.ttft_ms.p90);
         assert!(
             ttft <= 1.1,
@@ -242,38 +238,4 @@ fn the_capacity_is_that_of_servers_which_never_load_an_adapter() {
     );
     let double = bench::capacity(&lora, &demo, 16);
     assert!((double / capacity - 2.0).abs() < 0.1, "{double} {capacity}");
-}
-
-#[test]
-fn the_report_has_the_keys_that_scripts_rely_on() {
-    let mut options = demo();
-    (options.requests, options.seeds) = (50, 1);
-    let report = serde_json::to_value(bench::report(&options)).expect("it is JSON");
-    let cells = report["cells"].as_array().expect("a list of cells");
-    assert_eq!(cells.len(), 2 * Policy::ALL.len());
-    assert_eq!(
-        (&cells[0]["workload"], &cells[0]["policy"]),
-        (&"lora".into(), &"pointsman".into())
-    );
-    for cell in cells {
-        for key in [
-            "rate_of_capacity",
-            "adapter_loads_per_1000",
-            "load_max_over_mean",
-            "errors",
-        ] {
-            assert!(cell[key].is_number(), "{key}: {cell}");
-        }
-        for (key, of) in [
-            ("ttft_ms", ["mean", "p50", "p90", "p99"]),
-            ("e2e_ms", ["mean", "p50", "p90", "p99"]),
-        ] {
-            for part in of {
-                assert!(
-                    cell[key][part].as_f64().is_some_and(|ms| ms > 0.0),
-                    "{key}.{part}: {cell}"
-                );
-            }
-        }
-    }
 }

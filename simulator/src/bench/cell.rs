@@ -1,10 +1,14 @@
 //! One cell of the bench: a workload under a policy, over all seeds.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use clap::ValueEnum as _;
 use serde::Serialize;
 
+use super::Report;
+use super::interval::Ratio;
+use super::matrix::Scenario;
 use crate::policy::Policy;
 use crate::virtual_time::record::{Record, Trace};
 
@@ -17,20 +21,48 @@ pub struct Cell {
     pub rate_of_capacity: f64,
     /// The policy.
     pub policy: Policy,
+    /// The servers' profile.
+    pub profile: &'static str,
+    /// Servers.
+    pub servers: u16,
     /// Runs.
     pub seeds: usize,
     /// Requests that count, in all runs.
     pub requests: usize,
     /// From a request's arrival at the gateway to its first token there.
     pub ttft_ms: Distribution,
+    /// Time of a token after the first, by request.
+    pub tpot_ms: Distribution,
     /// From a request's arrival to its last token.
     pub e2e_ms: Distribution,
+    /// The share of requests that were answered in full and within [`Slo::BENCH`].
+    pub goodput: f64,
+    /// Of the prompt tokens looked up in the servers' prefix caches, the share that was there: the mean over the runs.
+    pub prefix_hit_rate: f64,
     /// Adapters brought into a slot for each thousand requests.
     pub adapter_loads_per_1000: f64,
     /// Requests at the server that got most, by the mean of all: the mean over the runs.
     pub load_max_over_mean: f64,
     /// Requests that were not answered in full.
     pub errors: usize,
+    /// Mean time to first token over the oracle's, less 1.
+    pub regret: f64,
+    /// By metric, half the width of the 95 % interval (Student's t) of the ratio to the oracle, paired by seed, as a fraction;
+    /// of the oracle, that of its own values. Left out where a single seed allows none, or values are 0.
+    pub ci95: BTreeMap<&'static str, f64>,
+    /// A number that two benches share when all of the cell's requests went the same way at the same times.
+    pub trace_hash: String,
+}
+
+/// What a request is to keep to.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Slo {
+    /// Time to first token of an empty prompt.
+    pub ttft_ms: f64,
+    /// What each prompt token adds to it.
+    pub ttft_ms_per_prompt_token: f64,
+    /// Time of each token after the first.
+    pub tpot_ms: f64,
 }
 
 /// A distribution in a few numbers.
@@ -46,34 +78,173 @@ pub struct Distribution {
     pub p99: f64,
 }
 
-impl Cell {
-    /// The cell of these runs.
+/// A name and the value of one run.
+type Metric = (&'static str, fn(&Trace) -> f64);
+
+/// What is compared with the oracle's, run by run.
+const METRICS: [Metric; 6] = [
+    ("ttft_mean", |trace| ttft_ms([trace]).mean),
+    ("ttft_p50", |trace| ttft_ms([trace]).p50),
+    ("ttft_p90", |trace| ttft_ms([trace]).p90),
+    ("ttft_p99", |trace| ttft_ms([trace]).p99),
+    ("e2e_mean", |trace| e2e_ms([trace]).mean),
+    ("goodput", |trace| goodput([trace])),
+];
+
+impl Slo {
+    /// What `goodput` of the bench asks for: half a second to the first token and 0.1 ms more for each prompt token, and 30 ms a
+    /// token from there.
+    pub const BENCH: Self = Self {
+        ttft_ms: 500.0,
+        ttft_ms_per_prompt_token: 0.1,
+        tpot_ms: 30.0,
+    };
+
+    /// Whether `record` was answered in full and in time.
     #[must_use]
-    pub fn of(
-        workload: &'static str,
-        rate_of_capacity: f64,
-        policy: Policy,
-        traces: &[Trace],
-    ) -> Self {
-        let records = || traces.iter().flat_map(Trace::counted);
+    pub fn is_met(&self, record: &Record) -> bool {
+        let ttft_max =
+            self.ttft_ms + self.ttft_ms_per_prompt_token * f64::from(record.prompt_tokens);
+        record.succeeded()
+            && record.ttft_ms().is_some_and(|ttft| ttft <= ttft_max)
+            && record.tpot_ms().is_none_or(|tpot| tpot <= self.tpot_ms)
+    }
+}
+
+impl Cell {
+    /// The cells of the policies that `scenario` asks for, from the runs of those and of the oracle.
+    #[must_use]
+    pub fn of_scenario(scenario: &Scenario, runs: &[(Policy, Vec<Trace>)]) -> Vec<Self> {
+        let oracle = runs.iter().find(|(policy, _)| *policy == Policy::Oracle);
+        let oracle = oracle.map_or(&[][..], |(_, traces)| traces);
+        let asked = runs
+            .iter()
+            .filter(|(policy, _)| scenario.policies.contains(policy));
+        asked
+            .map(|(policy, traces)| Self::of(scenario, *policy, traces, oracle))
+            .collect()
+    }
+
+    /// The cell of these runs, measured by the oracle's of the same seeds.
+    #[must_use]
+    pub fn of(scenario: &Scenario, policy: Policy, traces: &[Trace], oracle: &[Trace]) -> Self {
         let mean = |of: fn(&Trace) -> f64| traces.iter().map(of).sum::<f64>() / traces.len() as f64;
+        let ttft_ms = ttft_ms(traces);
         Self {
-            workload,
-            rate_of_capacity,
+            workload: scenario.workload.name,
+            rate_of_capacity: scenario.rate_of_capacity,
             policy,
+            profile: scenario.profile.name,
+            servers: scenario.servers,
             seeds: traces.len(),
-            requests: records().count(),
-            ttft_ms: Distribution::of(records().filter_map(Record::ttft_ms)),
-            e2e_ms: Distribution::of(
-                records()
-                    .filter(|record| record.succeeded())
-                    .filter_map(Record::e2e_ms),
-            ),
+            requests: traces.iter().map(|trace| trace.counted().len()).sum(),
+            ttft_ms,
+            tpot_ms: Distribution::of(counted(traces).filter_map(Record::tpot_ms)),
+            e2e_ms: e2e_ms(traces),
+            goodput: goodput(traces),
+            prefix_hit_rate: mean(|trace| trace.prefix_hit_rate),
             adapter_loads_per_1000: mean(Trace::adapter_loads_per_1000),
             load_max_over_mean: mean(Trace::load_max_over_mean),
             errors: traces.iter().map(Trace::errors).sum(),
+            regret: ttft_ms.mean / self::ttft_ms(oracle).mean - 1.0,
+            ci95: intervals(policy, traces, oracle),
+            trace_hash: format!("{:016x}", hash(traces)),
         }
     }
+}
+
+fn intervals(policy: Policy, traces: &[Trace], oracle: &[Trace]) -> BTreeMap<&'static str, f64> {
+    let interval = |(name, of): Metric| {
+        let values: Vec<f64> = traces.iter().map(of).collect();
+        let others: Vec<f64> = match policy {
+            Policy::Oracle => vec![1.0; values.len()],
+            _ => oracle.iter().map(of).collect(),
+        };
+        let half_width = Ratio::paired(&values, &others)?.fraction()?;
+        Some((name, half_width))
+    };
+    METRICS.into_iter().filter_map(interval).collect()
+}
+
+/// By policy and metric, the share of scenarios in which no other policy was better by more than chance: the 95 % interval of its
+/// paired ratio to the best one reaches 1. The oracle takes no part.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(transparent)]
+pub struct SharesOfCells(BTreeMap<Policy, BTreeMap<&'static str, Share>>);
+
+/// So many of all.
+#[derive(Clone, Copy, Debug, Default)]
+struct Share {
+    some: u32,
+    all: u32,
+}
+
+impl Share {
+    fn fraction(self) -> f64 {
+        f64::from(self.some) / f64::from(self.all.max(1))
+    }
+}
+
+impl Serialize for Share {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(self.fraction())
+    }
+}
+
+impl SharesOfCells {
+    /// Counts one more scenario in.
+    pub fn add(&mut self, scenario: &Scenario, runs: &[(Policy, Vec<Trace>)]) {
+        let compared = METRICS
+            .into_iter()
+            .filter(|(name, _)| ["ttft_p90", "e2e_mean"].contains(name));
+        for (name, of) in compared {
+            let rivals = runs.iter().filter(|(policy, _)| {
+                *policy != Policy::Oracle && scenario.policies.contains(policy)
+            });
+            let values: Vec<(Policy, Vec<f64>)> = rivals
+                .map(|(policy, traces)| (*policy, traces.iter().map(of).collect()))
+                .collect();
+            let log_sum = |values: &[f64]| values.iter().map(|value| value.ln()).sum::<f64>();
+            let best = values
+                .iter()
+                .min_by(|one, other| log_sum(&one.1).total_cmp(&log_sum(&other.1)));
+            let Some((_, best)) = best else { continue };
+            for (policy, values) in &values {
+                let worse = Ratio::paired(values, best).is_some_and(|ratio| ratio.is_above_one());
+                let share = self.0.entry(*policy).or_default().entry(name).or_default();
+                share.all += 1;
+                share.some += u32::from(!worse);
+            }
+        }
+    }
+}
+
+fn counted<'a>(traces: impl IntoIterator<Item = &'a Trace>) -> impl Iterator<Item = &'a Record> {
+    traces.into_iter().flat_map(Trace::counted)
+}
+
+fn ttft_ms<'a>(traces: impl IntoIterator<Item = &'a Trace>) -> Distribution {
+    Distribution::of(counted(traces).filter_map(Record::ttft_ms))
+}
+
+fn e2e_ms<'a>(traces: impl IntoIterator<Item = &'a Trace>) -> Distribution {
+    let answered = counted(traces).filter(|record| record.succeeded());
+    Distribution::of(answered.filter_map(Record::e2e_ms))
+}
+
+fn goodput<'a>(traces: impl IntoIterator<Item = &'a Trace>) -> f64 {
+    let (mut good, mut all) = (0_u32, 0_u32);
+    for record in counted(traces) {
+        all += 1;
+        good += u32::from(Slo::BENCH.is_met(record));
+    }
+    f64::from(good) / f64::from(all.max(1))
+}
+
+/// FNV-1a over the hashes of the runs.
+fn hash(traces: &[Trace]) -> u64 {
+    let fold = |hash: u64, trace: &Trace| (hash ^ trace.hash()).wrapping_mul(0x0000_0100_0000_01b3);
+    traces.iter().fold(0xcbf2_9ce4_8422_2325, fold)
 }
 
 impl Distribution {
@@ -94,14 +265,14 @@ impl Distribution {
     }
 }
 
-/// Writes the cells for people.
+/// Writes the report for people.
 ///
 /// # Errors
 /// When `out` cannot be written to.
-pub fn write_table(out: &mut impl Write, cells: &[Cell]) -> io::Result<()> {
+pub fn write_table(out: &mut impl Write, report: &Report) -> io::Result<()> {
     writeln!(
         out,
-        "{:<10}{:>6}  {:<14}{:>10}{:>10}{:>10}{:>12}{:>12}{:>11}{:>8}",
+        "{:<10}{:>6}  {:<14}{:>10}{:>10}{:>10}{:>12}{:>9}{:>12}{:>10}{:>9}{:>9}{:>8}",
         "workload",
         "rate",
         "policy",
@@ -109,14 +280,18 @@ pub fn write_table(out: &mut impl Write, cells: &[Cell]) -> io::Result<()> {
         "ttft p90",
         "ttft p99",
         "e2e mean",
+        "goodput",
         "loads/1000",
         "max/mean",
+        "regret",
+        "+-",
         "errors"
     )?;
-    for cell in cells {
+    for cell in &report.cells {
+        let interval = cell.ci95.get("ttft_mean");
         writeln!(
             out,
-            "{:<10}{:>6.2}  {:<14}{:>10.0}{:>10.0}{:>10.0}{:>12.0}{:>12.1}{:>11.2}{:>8}",
+            "{:<10}{:>6.2}  {:<14}{:>10.0}{:>10.0}{:>10.0}{:>12.0}{:>9.3}{:>12.1}{:>10.2}{:>9.2}{:>9}{:>8}",
             cell.workload,
             cell.rate_of_capacity,
             name(cell.policy),
@@ -124,12 +299,24 @@ pub fn write_table(out: &mut impl Write, cells: &[Cell]) -> io::Result<()> {
             cell.ttft_ms.p90,
             cell.ttft_ms.p99,
             cell.e2e_ms.mean,
+            cell.goodput,
             cell.adapter_loads_per_1000,
             cell.load_max_over_mean,
+            cell.regret,
+            interval.map_or("-".to_owned(), |half| format!("{:.1} %", half * 100.0)),
             cell.errors
         )?;
     }
-    Ok(())
+    writeln!(out, "\nbest or tied, share of cells: ttft p90, e2e mean")?;
+    for (policy, shares) in &report.best_or_tied_share.0 {
+        let share = |name| shares.get(name).copied().unwrap_or_default().fraction();
+        let (ttft, e2e) = (share("ttft_p90"), share("e2e_mean"));
+        writeln!(out, "  {:<14}{ttft:>6.2}{e2e:>6.2}", name(*policy))?;
+    }
+    writeln!(
+        out,
+        "\nModelled servers: read the ratios, not the milliseconds. regret: mean TTFT over the oracle's, less 1; +- is its 95 % interval."
+    )
 }
 
 /// The name that options have for a policy.

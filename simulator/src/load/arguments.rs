@@ -25,7 +25,7 @@ pub struct Arguments {
     #[arg(long, value_name = "D", default_value = "30s", value_parser = duration)]
     duration: Duration,
     /// A named workload, instead of --prompt-bytes, --output-chunks and --adapters
-    #[arg(long, value_name = "W", value_parser = workload, conflicts_with_all = ["prompt_bytes", "output_chunks", "adapters"])]
+    #[arg(long, value_name = "W", value_parser = Workload::named, conflicts_with_all = ["prompt_bytes", "output_chunks", "adapters"])]
     workload: Option<Workload>,
     /// Bytes of each prompt; the simulated servers count 4 to a token
     #[arg(long, value_name = "B", default_value_t = 800)]
@@ -122,11 +122,6 @@ async fn stop_at_ctrl_c(stop: CancellationToken) {
     if tokio::signal::ctrl_c().await.is_ok() {
         stop.cancel();
     }
-}
-
-fn workload(name: &str) -> Result<Workload, String> {
-    Workload::named(name)
-        .ok_or_else(|| format!("no workload is called {name}: choose lora or mixed"))
 }
 
 fn header(text: &str) -> Result<(String, String), String> {

@@ -1,5 +1,6 @@
 //! The gateway of a run: a [`Picker`] with the work of its driver, or a baseline that sees requests in flight alone.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,18 +13,16 @@ use picker_core::{Action, Picker, Settings};
 
 use super::snapshot::{self, BASE_MODEL};
 use super::{Job, Plan};
-use crate::policy::Baseline;
+use crate::policy::{Baseline, Load, Policy};
 
 /// What production takes for `--refresh-metrics-interval`.
 const READING_INTERVAL_MIN: Duration = Duration::from_millis(50);
 
 pub(super) enum Gateway {
     Pointsman(Box<Driver>),
-    Baseline {
-        baseline: Baseline,
-        /// Requests in flight, by server.
-        active: Vec<u64>,
-    },
+    Baseline(Sender),
+    /// Places nothing: the simulation itself asks the oracle.
+    Oracle,
 }
 
 /// What the gateway wants to happen.
@@ -47,12 +46,10 @@ pub(super) enum Due {
 
 impl Gateway {
     pub(super) fn new(plan: &Plan) -> Self {
-        match Baseline::of(plan.policy, plan.seed) {
-            None => Self::Pointsman(Box::new(Driver::new(plan))),
-            Some(baseline) => Self::Baseline {
-                baseline,
-                active: vec![0; plan.servers],
-            },
+        match (Baseline::of(plan.policy, plan.seed), plan.policy) {
+            (Some(baseline), _) => Self::Baseline(Sender::new(baseline, plan.servers)),
+            (None, Policy::Oracle) => Self::Oracle,
+            (None, _) => Self::Pointsman(Box::new(Driver::new(plan))),
         }
     }
 
@@ -60,15 +57,15 @@ impl Gateway {
     pub(super) fn place(&mut self, now: Instant, index: usize, job: &Job) -> Option<usize> {
         match self {
             Self::Pointsman(driver) => driver.place(now, index, job),
-            Self::Baseline { baseline, active } => {
-                let server = baseline.pick(active)?;
-                active[server] += 1;
-                Some(server)
-            }
+            Self::Baseline(sender) => sender.place(index, u64::from(job.prompt_tokens)),
+            Self::Oracle => None,
         }
     }
 
     pub(super) fn first_token(&mut self, now: Instant, index: usize) {
+        if let Self::Baseline(sender) = self {
+            sender.first_token(index);
+        }
         self.tell(now, Event::FirstToken(key(index)));
     }
 
@@ -76,15 +73,9 @@ impl Gateway {
         self.tell(now, Event::Progressed(key(index), tokens));
     }
 
-    pub(super) fn ended(
-        &mut self,
-        now: Instant,
-        index: usize,
-        server: Option<usize>,
-        ending: Ending,
-    ) {
-        if let (Self::Baseline { active, .. }, Some(server)) = (&mut *self, server) {
-            active[server] -= 1;
+    pub(super) fn ended(&mut self, now: Instant, index: usize, ending: Ending) {
+        if let Self::Baseline(sender) = self {
+            sender.ended(index);
         }
         self.tell(now, Event::Ended(key(index), ending));
     }
@@ -112,13 +103,57 @@ impl Gateway {
     pub(super) fn wishes(&mut self) -> Vec<Wish> {
         match self {
             Self::Pointsman(driver) => std::mem::take(&mut driver.wishes),
-            Self::Baseline { .. } => Vec::new(),
+            Self::Baseline(_) | Self::Oracle => Vec::new(),
         }
     }
 
     fn tell(&mut self, now: Instant, event: Event) {
         if let Self::Pointsman(driver) = self {
             driver.tell(now, event);
+        }
+    }
+}
+
+/// A gateway that remembers what it has sent, and balances by that alone.
+pub(crate) struct Sender {
+    baseline: Baseline,
+    /// By server.
+    loads: Vec<Load>,
+    /// The server of each request in flight, and the prompt tokens that have given no first token.
+    in_flight: HashMap<usize, (usize, u64)>,
+}
+
+impl Sender {
+    pub(crate) fn new(baseline: Baseline, servers: usize) -> Self {
+        Self {
+            baseline,
+            loads: vec![Load::default(); servers],
+            in_flight: HashMap::new(),
+        }
+    }
+
+    /// The server of request `index`, which is in flight from now on.
+    pub(crate) fn place(&mut self, index: usize, prompt_tokens: u64) -> Option<usize> {
+        for load in &mut self.loads {
+            load.uncached_tokens = prompt_tokens;
+        }
+        let server = self.baseline.pick(&self.loads)?;
+        self.loads[server].requests += 1;
+        self.loads[server].prefill_tokens += prompt_tokens;
+        self.in_flight.insert(index, (server, prompt_tokens));
+        Some(server)
+    }
+
+    fn first_token(&mut self, index: usize) {
+        if let Some((server, prompt_tokens)) = self.in_flight.get_mut(&index) {
+            self.loads[*server].prefill_tokens -= std::mem::take(prompt_tokens);
+        }
+    }
+
+    pub(crate) fn ended(&mut self, index: usize) {
+        self.first_token(index);
+        if let Some((server, _)) = self.in_flight.remove(&index) {
+            self.loads[server].requests -= 1;
         }
     }
 }

@@ -13,6 +13,8 @@ pub struct Record {
     pub first_token: Option<Instant>,
     /// When it was over.
     pub ended: Option<Instant>,
+    /// Tokens of its prompt.
+    pub prompt_tokens: u32,
     /// Tokens that it was given.
     pub tokens: u32,
     /// The HTTP status.
@@ -32,15 +34,18 @@ pub struct Trace {
     pub servers: usize,
     /// Adapters brought into a slot, anywhere, since the first job that counts arrived.
     pub adapter_loads: u64,
+    /// Of the prompt tokens that servers looked up in their prefix caches, the share that was there; 0 if none was looked up.
+    pub prefix_hit_rate: f64,
 }
 
 impl Record {
-    pub(super) const fn new(arrived: Instant) -> Self {
+    pub(super) const fn new(arrived: Instant, prompt_tokens: u32) -> Self {
         Self {
             arrived,
             server: None,
             first_token: None,
             ended: None,
+            prompt_tokens,
             tokens: 0,
             status: 0,
             reported: arrived,
@@ -63,6 +68,14 @@ impl Record {
     #[must_use]
     pub fn e2e_ms(&self) -> Option<f64> {
         self.ended.map(|at| at.ms_since(self.arrived))
+    }
+
+    /// Time of a token after the first, in milliseconds; `None` of an answer of one token.
+    #[must_use]
+    pub fn tpot_ms(&self) -> Option<f64> {
+        let later = self.tokens.checked_sub(1).filter(|&later| later > 0)?;
+        let span_ms = self.ended?.ms_since(self.first_token?);
+        Some(span_ms / f64::from(later))
     }
 }
 

@@ -1,0 +1,152 @@
+//! The bench as scripts and people rely on it: keys, pairs, the oracle, and the same numbers on any number of threads.
+
+use std::path::Path;
+
+use simulator::bench::cell::{Cell, Slo};
+use simulator::bench::matrix::{self, Scenario};
+use simulator::bench::{self, Report};
+use simulator::policy::Policy;
+use simulator::workload::Workload;
+
+/// A few requests of `workload` on 3 servers that run 8 at once, so that a warm-up is short.
+fn brief(workload: Workload) -> Scenario {
+    let mut scenario = Scenario {
+        servers: 3,
+        requests: 60,
+        seeds: 2,
+        ..Scenario::of(workload)
+    };
+    scenario.profile.max_num_seqs = 8;
+    scenario
+}
+
+fn cell(report: &Report, policy: Policy) -> &Cell {
+    let mut cells = report.cells.iter();
+    cells
+        .find(|cell| cell.policy == policy)
+        .expect("it was asked for")
+}
+
+#[test]
+fn the_report_has_the_keys_that_scripts_rely_on() {
+    let scenarios = [brief(Workload::demo_lora()), brief(Workload::mixed())];
+    let report = serde_json::to_value(bench::report(&scenarios, None)).expect("it is JSON");
+    let cells = report["cells"].as_array().expect("a list of cells");
+    assert_eq!(cells.len(), 2 * Policy::ALL.len());
+    assert_eq!(
+        (&cells[0]["workload"], &cells[0]["policy"]),
+        (&"demo_lora".into(), &"pointsman".into())
+    );
+    for cell in cells {
+        for key in [
+            "rate_of_capacity",
+            "goodput",
+            "prefix_hit_rate",
+            "adapter_loads_per_1000",
+            "load_max_over_mean",
+            "errors",
+            "regret",
+        ] {
+            assert!(cell[key].is_number(), "{key}: {cell}");
+        }
+        for (key, part) in ["ttft_ms", "e2e_ms"]
+            .into_iter()
+            .flat_map(|key| ["mean", "p50", "p90", "p99"].map(|part| (key, part)))
+        {
+            let ms = cell[key][part].as_f64();
+            assert!(ms.is_some_and(|ms| ms > 0.0), "{key}.{part}: {cell}");
+        }
+        for metric in ["ttft_mean", "ttft_p90", "e2e_mean"] {
+            let half_width = cell["ci95"][metric].as_f64();
+            assert!(
+                half_width.is_some_and(|half| half > 0.0),
+                "{metric}: {cell}"
+            );
+        }
+    }
+    let shares = report["best_or_tied_share"].as_object().expect("by policy");
+    assert_eq!(
+        shares.len(),
+        Policy::ALL.len() - 1,
+        "the oracle is left out"
+    );
+    for metric in ["ttft_p90", "e2e_mean"] {
+        let all = shares.values().map(|share| share[metric].as_f64());
+        let all: Vec<f64> = all.map(|share| share.expect("a fraction")).collect();
+        assert!(
+            all.iter().all(|share| (0.0..=1.0).contains(share)),
+            "{metric}: {all:?}"
+        );
+        let some_best = all.iter().sum::<f64>();
+        assert!(
+            some_best >= 1.0,
+            "{metric}: every cell has a best policy: {all:?}"
+        );
+    }
+}
+
+#[test]
+fn the_trace_is_the_same_on_any_number_of_threads_and_again() {
+    let scenarios = [brief(Workload::lora()), brief(Workload::bursts())];
+    let hashes = |threads| {
+        let report = bench::report(&scenarios, Some(threads));
+        let hashes = report.cells.into_iter().map(|cell| cell.trace_hash);
+        hashes.collect::<Vec<_>>()
+    };
+    let one = hashes(1);
+    assert_eq!(one, hashes(2));
+    assert_eq!(one, hashes(5));
+    let mut different = one.clone();
+    different.sort();
+    different.dedup();
+    assert!(different.len() > one.len() / 2, "policies differ: {one:?}");
+}
+
+#[test]
+fn regret_is_what_the_mean_is_above_the_oracles() {
+    let mut scenario = brief(Workload::lora());
+    (scenario.requests, scenario.seeds) = (400, 3);
+    let report = bench::report(&[scenario.clone()], None);
+    let oracle = cell(&report, Policy::Oracle);
+    assert_eq!(oracle.regret, 0.0);
+    for one in &report.cells {
+        let regret = one.ttft_ms.mean / oracle.ttft_ms.mean - 1.0;
+        assert!((one.regret - regret).abs() < 1e-12);
+    }
+    for blind in [Policy::Random, Policy::RoundRobin, Policy::LeastRequest] {
+        let cell = cell(&report, blind);
+        assert!(
+            cell.regret > 0.0 && cell.e2e_ms.mean > oracle.e2e_ms.mean,
+            "{blind:?} knows nothing of adapters: {}",
+            cell.regret
+        );
+    }
+    // It runs as a measure even where it is no cell.
+    scenario.policies = vec![Policy::P2c];
+    let without = bench::report(&[scenario], None);
+    assert_eq!(without.cells.len(), 1);
+    let p2c = cell(&report, Policy::P2c);
+    assert_eq!(without.cells[0].regret, p2c.regret);
+    assert_eq!(without.cells[0].trace_hash, p2c.trace_hash);
+}
+
+#[test]
+fn goodput_counts_what_is_answered_in_time() {
+    let report = bench::report(&[brief(Workload::mixed())], None);
+    let quiet = cell(&report, Policy::Oracle).goodput;
+    assert!(quiet > 0.9, "{quiet}");
+    // Every step of a demo server is longer than 30 ms.
+    let slow = bench::report(&[brief(Workload::demo_mixed())], None);
+    assert!(slow.cells.iter().all(|cell| cell.goodput == 0.0));
+    assert_eq!(Slo::BENCH.ttft_ms, 500.0);
+}
+
+#[test]
+fn every_committed_file_of_cells_is_read() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/bench");
+    let scenarios = matrix::read(&folder.join("small.toml")).expect("valid");
+    let names: Vec<_> = scenarios.iter().map(|one| one.workload.name).collect();
+    for name in ["lora", "mixed", "bursts", "overload"] {
+        assert!(names.contains(&name), "{names:?}");
+    }
+}
