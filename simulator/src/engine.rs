@@ -15,6 +15,8 @@ pub mod statistics;
 pub mod step_time;
 
 mod adapter_slots;
+mod condition;
+mod kv_cache;
 mod request;
 mod schedule;
 
@@ -22,11 +24,16 @@ use std::collections::VecDeque;
 
 use picker_core::time::Instant;
 
+pub use kv_cache::content::{Content, Segment};
+pub use kv_cache::event::{KvBatch, KvEvent};
 pub use profile::Profile;
 pub use request::{AdapterId, FinishReason, Request, RequestId};
 pub use statistics::Statistics;
 
 use adapter_slots::AdapterSlots;
+use condition::Condition;
+use kv_cache::content::Identity;
+use kv_cache::{BlockId, KvCache};
 use request::Live;
 use statistics::Gauges;
 
@@ -67,6 +74,19 @@ pub enum SubmitError {
     /// The request names an adapter and the server has no slot for any.
     #[error("adapter is set and the profile's max_loras is 0: give it at least 1")]
     NoSlots,
+    /// The segments of the prompt are not as long as the prompt.
+    #[error(
+        "the segments of the prompt have {segment_tokens} tokens: give as many as prompt_tokens, {prompt_tokens}"
+    )]
+    ContentLength {
+        /// Tokens of all segments.
+        segment_tokens: u64,
+        /// Tokens of the prompt.
+        prompt_tokens: u32,
+    },
+    /// The server has crashed.
+    #[error("the engine has crashed: restart it")]
+    Crashed,
 }
 
 /// One vLLM server.
@@ -82,12 +102,23 @@ pub struct Engine {
     /// Aborted since the step under way began.
     aborted: Vec<RequestId>,
     slots: AdapterSlots,
-    free_blocks: u32,
+    cache: KvCache,
     /// The end of the step under way.
     step_end: Option<Instant>,
     /// Adapters that the step under way loads.
     loads: u64,
+    /// Multiplies the time of each step.
+    slowdown: f64,
+    condition: Condition,
     statistics: Statistics,
+    /// Requests so far; numbers those that share no prefix.
+    submitted: u64,
+    kv_batches: Vec<KvBatch>,
+    kv_sequence: u64,
+    // Kept for their memory.
+    passed: VecDeque<Live>,
+    hits: Vec<BlockId>,
+    table: Vec<BlockId>,
 }
 
 impl Engine {
@@ -95,8 +126,8 @@ impl Engine {
     #[must_use]
     pub fn new(profile: Profile) -> Self {
         Self {
-            slots: AdapterSlots::new(profile.max_loras),
-            free_blocks: profile.usable_blocks(),
+            slots: AdapterSlots::new(&profile),
+            cache: KvCache::new(&profile),
             profile,
             inbox: Vec::new(),
             waiting: VecDeque::new(),
@@ -105,17 +136,60 @@ impl Engine {
             aborted: Vec::new(),
             step_end: None,
             loads: 0,
+            slowdown: 1.0,
+            condition: Condition::Healthy,
             statistics: Statistics::new(),
+            submitted: 0,
+            kv_batches: Vec::new(),
+            kv_sequence: 0,
+            passed: VecDeque::new(),
+            hits: Vec::new(),
+            table: Vec::new(),
         }
     }
 
-    /// Hands over a request that arrives at `now`. A step begins at once if none is under way.
+    /// Hands over a request that arrives at `now` and shares no prefix with any other. A step begins at once if none is under way.
     ///
     /// Call [`Engine::advance`] with the same `now` before: steps that are due end first.
     ///
     /// # Errors
     /// Refuses a request that could never end; nothing changes then.
-    pub fn submit(&mut self, now: Instant, mut request: Request) -> Result<(), SubmitError> {
+    pub fn submit(&mut self, now: Instant, request: Request) -> Result<(), SubmitError> {
+        let identity = Identity::Unique(self.submitted);
+        self.take_in(now, request, identity)
+    }
+
+    /// The same for a request whose prompt may begin like others.
+    ///
+    /// # Errors
+    /// As [`Engine::submit`], and when `content` is not as long as the prompt.
+    pub fn submit_with(
+        &mut self,
+        now: Instant,
+        request: Request,
+        content: Content,
+    ) -> Result<(), SubmitError> {
+        let tokens = |segment: &Segment| u64::from(segment.tokens);
+        let segment_tokens: u64 = content.prompt.iter().map(tokens).sum();
+        if segment_tokens != u64::from(request.prompt_tokens) {
+            return Err(SubmitError::ContentLength {
+                segment_tokens,
+                prompt_tokens: request.prompt_tokens,
+            });
+        }
+        let identity = Identity::shared(content, request.adapter);
+        self.take_in(now, request, identity)
+    }
+
+    fn take_in(
+        &mut self,
+        now: Instant,
+        mut request: Request,
+        identity: Identity,
+    ) -> Result<(), SubmitError> {
+        if self.condition == Condition::Crashed {
+            return Err(SubmitError::Crashed);
+        }
         request.prompt_tokens = request.prompt_tokens.max(1);
         request.output_tokens = request.output_tokens.max(1);
         let tokens = u64::from(request.prompt_tokens) + u64::from(request.output_tokens);
@@ -129,11 +203,17 @@ impl Engine {
         if request.adapter.is_some() && self.profile.max_loras == 0 {
             return Err(SubmitError::NoSlots);
         }
-        self.inbox.push(Live::new(request, now));
-        if self.step_end.is_none() {
+        self.submitted += 1;
+        self.inbox.push(Live::new(request, identity, now));
+        self.wake(now);
+        Ok(())
+    }
+
+    /// Begins a step if none is under way.
+    fn wake(&mut self, now: Instant) {
+        if self.step_end.is_none() && self.condition == Condition::Healthy {
             self.begin_step(now);
         }
-        Ok(())
     }
 
     /// Gives up a request, whose client has gone: it gives no further token and leaves with the step under way.
@@ -141,23 +221,28 @@ impl Engine {
     /// vLLM counts such a request in no `request_success_total`. Unknown and finished requests are ignored.
     pub fn abort(&mut self, now: Instant, id: RequestId) {
         self.aborted.push(id);
-        if self.step_end.is_none() {
-            self.begin_step(now);
-        }
+        self.wake(now);
     }
 
-    /// When the step under way ends; `None` when the server is idle.
+    /// When to call [`Engine::advance`] next: when the step under way ends, or without one when an adapter comes from disk; `None` when the
+    /// server is idle, hangs or has crashed.
     #[must_use]
-    pub const fn next_step_end(&self) -> Option<Instant> {
-        self.step_end
+    pub fn next_step_end(&self) -> Option<Instant> {
+        if self.condition == Condition::Healthy {
+            self.step_end.or_else(|| self.slots.next_fetched())
+        } else {
+            None
+        }
     }
 
     /// Ends every step that is due at `now`, in order, and appends the tokens it gave to `outputs`.
     pub fn advance(&mut self, now: Instant, outputs: &mut Vec<Output>) {
-        while let Some(end) = self.step_end
+        while let Some(end) = self.next_step_end()
             && end <= now
         {
-            self.end_step(end, outputs);
+            if self.step_end.is_some() {
+                self.end_step(end, outputs);
+            }
             self.begin_step(end);
         }
     }
@@ -186,10 +271,30 @@ impl Engine {
         self.inbox.len() + self.waiting.len() + self.deferred.len() + self.running.len()
     }
 
+    /// Forgets the prefix cache, as vLLM's `POST /reset_prefix_cache` does. Says whether it did: not while a request holds a block.
+    pub fn reset_prefix_cache(&mut self) -> bool {
+        self.cache.reset()
+    }
+
+    /// Begins to keep KV events. Take them with [`Engine::take_kv_batches`]: they are kept without a bound.
+    pub fn keep_kv_events(&mut self) {
+        self.cache.keep_events();
+    }
+
+    /// The KV events of the steps that ended since the last call.
+    pub fn take_kv_batches(&mut self) -> Vec<KvBatch> {
+        std::mem::take(&mut self.kv_batches)
+    }
+
     /// Takes in what came during the last step, and starts the next if there is anything to compute.
     fn begin_step(&mut self, now: Instant) {
-        self.waiting.extend(self.inbox.drain(..));
-        let aborted = self.remove_aborted();
+        for live in self.inbox.drain(..) {
+            if let Some(adapter) = live.request.adapter {
+                self.slots.fetch(adapter, now);
+            }
+            self.waiting.push_back(live);
+        }
+        let aborted = !self.aborted.is_empty() && self.remove_aborted();
         let step = schedule::next_step(self, now);
         self.loads = u64::from(step.adapter_loads);
         self.step_end = step.time.map(|time| now + time);
@@ -205,7 +310,7 @@ impl Engine {
         for id in std::mem::take(&mut self.aborted) {
             if let Some(place) = self.running.iter().position(|live| live.request.id == id) {
                 let live = self.running.remove(place);
-                self.free_blocks += live.blocks;
+                leave(&mut self.cache, &mut self.slots, &live);
                 self.statistics.gone(&live);
                 removed = true;
                 continue;
@@ -226,32 +331,28 @@ impl Engine {
 
     fn end_step(&mut self, at: Instant, outputs: &mut Vec<Output>) {
         let mut iteration_tokens = 0;
+        let mut any_finished = false;
         for live in &mut self.running {
-            live.computed += live.scheduled;
-            let gives = live.scheduled > 0 && live.computed == live.tokens();
-            live.scheduled = 0;
-            if !gives || self.aborted.contains(&live.request.id) {
+            let scheduled = std::mem::take(&mut live.scheduled);
+            live.computed += scheduled;
+            let gives = scheduled > 0 && live.computed == live.tokens();
+            if !gives || (!self.aborted.is_empty() && self.aborted.contains(&live.request.id)) {
                 continue;
             }
             iteration_tokens += self.statistics.token(live, at);
             live.give_token(at);
-            let finished =
-                (live.generated == live.request.output_tokens).then_some(live.request.finish);
+            let finished = live.generated == live.request.output_tokens;
+            any_finished |= finished;
             outputs.push(Output {
                 request: live.request.id,
                 at,
                 token: live.generated,
-                finished,
+                finished: finished.then_some(live.request.finish),
             });
         }
-        self.running.retain(|live| {
-            let finished = live.generated == live.request.output_tokens;
-            if finished {
-                self.free_blocks += live.blocks;
-                self.statistics.finished(live);
-            }
-            !finished
-        });
+        if any_finished {
+            self.remove_finished();
+        }
         if iteration_tokens > 0 {
             self.statistics
                 .iteration_tokens
@@ -259,16 +360,49 @@ impl Engine {
         }
         self.statistics.adapter_loads += self.loads;
         self.statistics.step_ended(at, self.gauges(), &self.profile);
+        self.publish(at);
+    }
+
+    fn remove_finished(&mut self) {
+        let (cache, slots) = (&mut self.cache, &mut self.slots);
+        let statistics = &mut self.statistics;
+        self.running.retain(|live| {
+            let finished = live.generated == live.request.output_tokens;
+            if finished {
+                leave(cache, slots, live);
+                statistics.finished(live);
+            }
+            !finished
+        });
+    }
+
+    fn publish(&mut self, at: Instant) {
+        let events = self.cache.take_events();
+        if !events.is_empty() {
+            self.kv_batches.push(KvBatch {
+                sequence: self.kv_sequence,
+                at,
+                events,
+            });
+            self.kv_sequence += 1;
+        }
     }
 
     fn gauges(&self) -> Gauges {
-        let usable = self.profile.usable_blocks();
         Gauges {
             running: self.running.len(),
             waiting_capacity: self.waiting.len(),
             waiting_deferred: self.deferred.len(),
-            kv_usage: 1.0 - f64::from(self.free_blocks) / f64::from(usable.max(1)),
+            kv_usage: self.cache.usage(),
         }
+    }
+}
+
+/// Gives back what a running request holds.
+fn leave(cache: &mut KvCache, slots: &mut AdapterSlots, live: &Live) {
+    cache.release(&live.blocks);
+    if let Some(adapter) = live.request.adapter {
+        slots.leave(adapter);
     }
 }
 

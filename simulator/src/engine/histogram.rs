@@ -22,9 +22,14 @@ impl Histogram {
 
     /// Adds one value; a value equal to a bound counts below it, as Prometheus has it.
     pub fn observe(&mut self, value: f64) {
+        self.observe_many(value, 1);
+    }
+
+    /// Adds one value `times` times.
+    pub fn observe_many(&mut self, value: f64, times: u64) {
         let bucket = self.bounds.partition_point(|&bound| bound < value);
-        self.counts[bucket] += 1;
-        self.sum += value;
+        self.counts[bucket] += times;
+        self.sum += value * times as f64;
     }
 
     /// Each bound with the number of observations at or below it; the bound above the last is infinity.

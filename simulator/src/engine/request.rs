@@ -2,6 +2,9 @@
 
 use picker_core::time::Instant;
 
+use super::kv_cache::BlockId;
+use super::kv_cache::content::Identity;
+
 /// What a server calls one request; the caller sees that no two live ones share it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
@@ -70,15 +73,20 @@ pub(super) struct Live {
     /// Tokens that the step under way computes.
     pub(super) scheduled: u32,
     pub(super) generated: u32,
-    /// KV blocks it holds.
-    pub(super) blocks: u32,
+    /// KV blocks it holds, in the order of its tokens; after a preemption those that it held.
+    pub(super) blocks: Vec<BlockId>,
+    /// The first so many of them are cached under their hashes.
+    pub(super) stored: usize,
+    pub(super) identity: Identity,
+    /// Prompt tokens found in the prefix cache at its first admission.
+    pub(super) cached_tokens: u32,
     pub(super) preemptions: u32,
     /// Preemptions that the statistics know of.
     pub(super) preemptions_counted: u32,
 }
 
 impl Live {
-    pub(super) const fn new(request: Request, arrived: Instant) -> Self {
+    pub(super) const fn new(request: Request, identity: Identity, arrived: Instant) -> Self {
         Self {
             request,
             arrived,
@@ -88,7 +96,10 @@ impl Live {
             computed: 0,
             scheduled: 0,
             generated: 0,
-            blocks: 0,
+            blocks: Vec::new(),
+            stored: 0,
+            identity,
+            cached_tokens: 0,
             preemptions: 0,
             preemptions_counted: 0,
         }
@@ -104,11 +115,6 @@ impl Live {
         self.tokens() - self.computed
     }
 
-    /// Whether the step under way is one of decoding: the last given token alone is computed.
-    pub(super) const fn decodes(&self) -> bool {
-        self.generated > 0 && self.scheduled == 1 && self.computed + 1 == self.tokens()
-    }
-
     /// The next token is given at `at`.
     pub(super) fn give_token(&mut self, at: Instant) {
         self.generated += 1;
@@ -117,11 +123,11 @@ impl Live {
         self.preemptions_counted = self.preemptions;
     }
 
-    /// Forgets what was computed; vLLM recomputes a preempted request from its first token.
+    /// Forgets what was computed; vLLM recomputes a preempted request from its first token, or from where the prefix cache ends.
     pub(super) const fn preempted(&mut self) {
         self.computed = 0;
         self.scheduled = 0;
-        self.blocks = 0;
+        self.stored = 0;
         self.preemptions += 1;
     }
 }

@@ -1,12 +1,12 @@
-//! What goes into one step: vLLM V1's `Scheduler.schedule`, without a prefix cache.
+//! What goes into one step: vLLM V1's `Scheduler.schedule` (vllm/v1/core/sched/scheduler.py).
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use picker_core::time::Instant;
 
+use super::Engine;
 use super::request::Live;
-use super::{AdapterId, Engine};
+use super::step_time::Work;
 
 /// The step that was put together.
 pub(super) struct Step {
@@ -18,123 +18,151 @@ pub(super) struct Step {
 /// Puts the next step together: running requests first, then waiting ones if nobody had to be preempted.
 pub(super) fn next_step(engine: &mut Engine, now: Instant) -> Step {
     let mut budget = engine.profile.token_budget;
-    let preempted = schedule_running(engine, &mut budget);
-    let mut adapters = adapters_of(&engine.running);
+    let mut work = Work::default();
+    let preempted = schedule_running(engine, &mut budget, &mut work);
     if !preempted {
-        admit(engine, now, &mut budget, &mut adapters);
+        admit(engine, now, &mut budget, &mut work);
     }
-
-    let (mut prefill_tokens, mut decode_seqs) = (0, 0);
-    for live in &engine.running {
-        if live.decodes() {
-            decode_seqs += 1;
-        } else {
-            prefill_tokens += live.scheduled;
-        }
-    }
-    if prefill_tokens + decode_seqs == 0 {
+    if work.is_empty() {
         return Step {
             time: None,
             adapter_loads: 0,
         };
     }
-    let adapter_loads = engine.slots.activate(&adapters);
-    let time = engine
-        .profile
-        .step_time(prefill_tokens, decode_seqs, adapter_loads);
+    let adapter_loads = engine.slots.activate();
+    let time = engine.profile.step_time(&work, adapter_loads);
     Step {
-        time: Some(time),
+        time: Some(match engine.slowdown {
+            1.0 => time,
+            slowdown => time.mul_f64(slowdown),
+        }),
         adapter_loads,
     }
 }
 
 /// Gives each running request its share of the budget, in order. When blocks run out the newest loses its own and goes to
 /// the front of the queue (FCFS policy). Says whether one did.
-fn schedule_running(engine: &mut Engine, budget: &mut u32) -> bool {
+fn schedule_running(engine: &mut Engine, budget: &mut u32, work: &mut Work) -> bool {
     let mut preempted = false;
     let mut place = 0;
-    while place < engine.running.len() {
-        let tokens = engine.running[place].remaining().min(*budget);
-        if !grow(
-            &mut engine.running[place],
-            tokens,
-            &mut engine.free_blocks,
-            engine.profile.block_size,
-        ) {
+    while place < engine.running.len() && *budget > 0 {
+        let live = &mut engine.running[place];
+        let tokens = live.remaining().min(*budget);
+        let total = live.computed + tokens;
+        let held = live.blocks.len() as u32 * engine.profile.block_size;
+        if total > held && !engine.cache.grow(&mut live.blocks, &[], total) {
             preempted = true;
-            if let Some(mut victim) = engine.running.pop() {
-                engine.free_blocks += victim.blocks;
-                victim.preempted();
-                engine.waiting.push_front(victim);
-            }
+            preempt_newest(engine);
             continue;
         }
+        book(engine, place, tokens, work);
         *budget -= tokens;
         place += 1;
     }
     preempted
 }
 
-/// Admits waiting requests in order of arrival. Only a request whose adapter finds no slot is passed by others; one that
-/// finds no blocks holds up everyone behind it.
-fn admit(engine: &mut Engine, now: Instant, budget: &mut u32, adapters: &mut Vec<AdapterId>) {
-    let mut passed = VecDeque::new();
+/// Books `tokens` tokens of the running request at `place` for the step. Its blocks that will be full then are cached at once, so that
+/// others can share them from the next look-up on.
+fn book(engine: &mut Engine, place: usize, tokens: u32, work: &mut Work) {
+    let live = &mut engine.running[place];
+    live.scheduled = tokens;
+    let total = live.computed + tokens;
+    if live.generated > 0 && tokens == 1 && total == live.tokens() {
+        work.add_decode(total);
+    } else {
+        work.add_prefill(live.computed, tokens);
+    }
+    let block_size = engine.profile.block_size;
+    if total >= (live.stored as u32 + 1) * block_size {
+        let full = (total / block_size) as usize;
+        let stored = (live.stored, full);
+        let adapter = live.request.adapter;
+        engine
+            .cache
+            .store(&live.blocks, &mut live.identity, adapter, stored);
+        live.stored = full;
+    }
+}
+
+fn preempt_newest(engine: &mut Engine) {
+    let Some(mut victim) = engine.running.pop() else {
+        return;
+    };
+    engine.cache.release(&victim.blocks);
+    if let Some(adapter) = victim.request.adapter {
+        engine.slots.leave(adapter);
+    }
+    victim.preempted();
+    engine.waiting.push_front(victim);
+}
+
+/// Admits waiting requests in order of arrival. Only a request whose adapter finds no slot, or is not in memory yet, is passed by others; one
+/// that finds no blocks holds up everyone behind it.
+fn admit(engine: &mut Engine, now: Instant, budget: &mut u32, work: &mut Work) {
+    debug_assert!(engine.passed.is_empty(), "emptied when a step is complete");
     while *budget > 0 && engine.running.len() < engine.profile.max_num_seqs {
-        let queue = if engine.deferred.is_empty() {
-            &mut engine.waiting
-        } else {
+        let deferred = !engine.deferred.is_empty();
+        let queue = if deferred {
             &mut engine.deferred
+        } else {
+            &mut engine.waiting
         };
         let Some(mut live) = queue.pop_front() else {
             break;
         };
-        let newcomer = live
-            .request
-            .adapter
-            .filter(|adapter| !adapters.contains(adapter));
-        if newcomer.is_some() && adapters.len() >= engine.profile.max_loras {
-            passed.push_back(live);
+        let adapter = live.request.adapter;
+        if adapter.is_some_and(|id| !engine.slots.has_room(id) || !engine.slots.fetch(id, now)) {
+            engine.passed.push_back(live);
             continue;
         }
-        let tokens = live.remaining().min(*budget);
-        if !grow(
-            &mut live,
-            tokens,
-            &mut engine.free_blocks,
-            engine.profile.block_size,
-        ) {
+        if !take_blocks(engine, &mut live, *budget) {
+            let queue = if deferred {
+                &mut engine.deferred
+            } else {
+                &mut engine.waiting
+            };
             queue.push_front(live);
             break;
         }
-        live.admitted.get_or_insert(now);
-        adapters.extend(newcomer);
+        if live.admitted.is_none() {
+            live.admitted = Some(now);
+            live.cached_tokens = live.computed;
+            engine
+                .statistics
+                .looked_up(live.request.prompt_tokens, live.computed);
+        }
+        if let Some(id) = adapter {
+            engine.slots.join(id);
+        }
+        let tokens = live.remaining().min(*budget);
         *budget -= tokens;
         engine.running.push(live);
+        book(engine, engine.running.len() - 1, tokens, work);
     }
-    passed.append(&mut engine.deferred);
-    engine.deferred = passed;
+    // What was passed stays in front of what was not looked at.
+    while let Some(live) = engine.passed.pop_back() {
+        engine.deferred.push_front(live);
+    }
 }
 
-/// Books `tokens` more tokens for `live` and the blocks they need; false, and nothing booked, if there are too few.
-fn grow(live: &mut Live, tokens: u32, free_blocks: &mut u32, block_size: u32) -> bool {
-    let needed = (live.computed + tokens)
-        .div_ceil(block_size)
-        .saturating_sub(live.blocks);
-    if needed > *free_blocks {
-        return false;
+/// Takes what the prefix cache has of a waiting request, and blocks for the tokens that `budget` lets it compute; false, and nothing
+/// taken, if there are too few. The last token is always computed, for its logits.
+fn take_blocks(engine: &mut Engine, live: &mut Live, budget: u32) -> bool {
+    let (cache, hits) = (&mut engine.cache, &mut engine.hits);
+    hits.clear();
+    let reusable = live.tokens() - 1;
+    cache.find(&mut live.identity, &live.blocks, reusable, hits);
+    let cached = hits.len() as u32 * engine.profile.block_size;
+    let total = cached + (live.tokens() - cached).min(budget);
+    let mut blocks = std::mem::take(&mut engine.table);
+    blocks.clear();
+    let taken = cache.grow(&mut blocks, hits, total);
+    if taken {
+        live.computed = cached;
+        live.stored = hits.len();
+        std::mem::swap(&mut live.blocks, &mut blocks);
     }
-    *free_blocks -= needed;
-    live.blocks += needed;
-    live.scheduled = tokens;
-    true
-}
-
-fn adapters_of(running: &[Live]) -> Vec<AdapterId> {
-    let mut adapters = Vec::new();
-    for adapter in running.iter().filter_map(|live| live.request.adapter) {
-        if !adapters.contains(&adapter) {
-            adapters.push(adapter);
-        }
-    }
-    adapters
+    engine.table = blocks;
+    taken
 }

@@ -57,6 +57,12 @@ pub struct Statistics {
     pub preemptions: u64,
     /// Prompt tokens of requests that gave a first token.
     pub prompt_tokens: u64,
+    /// Those of them that were found in the prefix cache.
+    pub prompt_tokens_cached: u64,
+    /// Prompt tokens of admitted requests, each looked up once; a preempted request's second look is not counted.
+    pub prefix_cache_queries: u64,
+    /// Those of them that were found, in whole blocks.
+    pub prefix_cache_hits: u64,
     /// Tokens generated.
     pub generation_tokens: u64,
     /// Adapters brought into a slot. vLLM does not show it.
@@ -96,6 +102,10 @@ pub struct Statistics {
     /// Prompt tokens that each finished request had computed.
     pub request_prefill_kv_computed: Histogram,
     adapters: AdapterLabels,
+    /// Looked up and found for the step under way.
+    pending_prefix: [u64; 2],
+    /// Tokens given at the end of the step under way, by requests whose last one was at this time.
+    pending_intervals: (Instant, u64),
 }
 
 impl Statistics {
@@ -107,6 +117,9 @@ impl Statistics {
             gauges: Gauges::default(),
             preemptions: 0,
             prompt_tokens: 0,
+            prompt_tokens_cached: 0,
+            prefix_cache_queries: 0,
+            prefix_cache_hits: 0,
             generation_tokens: 0,
             adapter_loads: 0,
             success_stop: 0,
@@ -127,6 +140,8 @@ impl Statistics {
             request_num_preemptions: Histogram::new(bounds::PREEMPTIONS),
             request_prefill_kv_computed: tokens(),
             adapters: AdapterLabels::default(),
+            pending_prefix: [0; 2],
+            pending_intervals: (Instant::ZERO, 0),
         }
     }
 
@@ -147,22 +162,43 @@ impl Statistics {
             .map(|(adapters, at)| (adapters.as_slice(), *at))
     }
 
+    /// Counts the look-up of an admitted request's prompt; seen when the step ends.
+    pub(super) const fn looked_up(&mut self, prompt_tokens: u32, found: u32) {
+        self.pending_prefix[0] += prompt_tokens as u64;
+        self.pending_prefix[1] += found as u64;
+    }
+
     /// Counts the token that `live` gave at `at`, before `live` itself is told of it. Returns the tokens that vLLM adds to
     /// the step's `iteration_tokens_total`: one, and with a first token those of the prompt that were computed.
     pub(super) fn token(&mut self, live: &Live, at: Instant) -> u64 {
         self.generation_tokens += 1;
         self.preemptions += u64::from(live.preemptions - live.preemptions_counted);
         if let Some(last_token) = live.last_token {
-            self.inter_token_latency.observe(seconds(last_token, at));
+            // Nearly all of a batch have their last token from one and the same step.
+            if last_token != self.pending_intervals.0 {
+                self.count_intervals(at);
+                self.pending_intervals.0 = last_token;
+            }
+            self.pending_intervals.1 += 1;
             return 1;
         }
-        let prompt_tokens = u64::from(live.request.prompt_tokens);
-        self.prompt_tokens += prompt_tokens;
+        let (prompt_tokens, cached) = (live.request.prompt_tokens, live.cached_tokens);
+        self.prompt_tokens += u64::from(prompt_tokens);
+        self.prompt_tokens_cached += u64::from(cached);
         self.time_to_first_token.observe(seconds(live.arrived, at));
         if let Some(adapter) = live.request.adapter {
             self.adapters.enter(adapter);
         }
-        1 + prompt_tokens
+        u64::from(1 + prompt_tokens - cached)
+    }
+
+    fn count_intervals(&mut self, at: Instant) {
+        let (last_token, tokens) = self.pending_intervals;
+        if tokens > 0 {
+            self.inter_token_latency
+                .observe_many(seconds(last_token, at), tokens);
+            self.pending_intervals.1 = 0;
+        }
     }
 
     /// Counts a request whose last token has been given.
@@ -200,7 +236,7 @@ impl Statistics {
         self.request_num_preemptions
             .observe(f64::from(live.preemptions));
         self.request_prefill_kv_computed
-            .observe(f64::from(request.prompt_tokens));
+            .observe(f64::from(request.prompt_tokens - live.cached_tokens));
         self.gone(live);
     }
 
@@ -215,6 +251,10 @@ impl Statistics {
     pub(super) fn step_ended(&mut self, at: Instant, gauges: Gauges, profile: &Profile) {
         self.steps += 1;
         self.gauges = gauges;
+        self.count_intervals(at);
+        let [queries, hits] = std::mem::take(&mut self.pending_prefix);
+        self.prefix_cache_queries += queries;
+        self.prefix_cache_hits += hits;
         if profile.max_loras > 0 {
             self.adapters.set(at);
         }

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use super::*;
 
+mod conditions;
+mod prefix;
+
 /// Steps of 10 ms + 0.1 ms a prompt token + 1 ms a decoding sequence; 50 ms an adapter load; 9 blocks of 16 tokens.
 fn profile() -> Profile {
     Profile {
@@ -11,11 +14,15 @@ fn profile() -> Profile {
         max_num_seqs: 4,
         token_budget: 100,
         max_model_len: 144,
+        calibrated: None,
         base_ms: 10.0,
         per_prefill_token_ms: 0.1,
         per_seq_ms: 1.0,
         max_loras: 2,
         adapter_load_ms: 50.0,
+        max_cpu_loras: 0,
+        adapter_disk_ms: 0.0,
+        prefix_caching: true,
         block_size: 16,
         num_gpu_blocks: 10,
         speed: 1.0,
@@ -275,7 +282,7 @@ fn a_request_that_finds_no_blocks_waits_and_holds_up_those_behind_it() {
 }
 
 #[test]
-fn the_newest_is_preempted_when_decodes_outgrow_the_blocks_and_recomputed() {
+fn the_newest_is_preempted_when_decodes_outgrow_the_blocks_and_finds_its_own_in_the_cache() {
     let mut engine = Engine::new(Profile {
         token_budget: 1000,
         ..profile()
@@ -301,8 +308,8 @@ fn the_newest_is_preempted_when_decodes_outgrow_the_blocks_and_recomputed() {
     assert_eq!(end.1, [(2, 2)]);
     assert_eq!(
         end.0 * 1000 - start.as_nanos(),
-        16_500_000,
-        "65 tokens are computed again"
+        11_000_000,
+        "its four full blocks are still cached: the 65th token alone is computed again"
     );
     assert_eq!(
         engine.statistics().preemptions,

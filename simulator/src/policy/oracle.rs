@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 
+use crate::engine::step_time::Work;
 use crate::engine::{AdapterId, Profile};
 
 /// One request as the oracle sees it.
@@ -203,9 +204,15 @@ impl Twin {
     }
 
     fn step_ms(&self, profile: &Profile, loads: u32) -> f64 {
-        let prefill = self.running.iter().map(|one| one.scheduled).sum();
-        let decodes = self.running.iter().filter(|one| one.decodes()).count();
-        let time = profile.step_time(prefill, decodes as u32, loads);
+        let mut work = Work::default();
+        for one in &self.running {
+            if one.decodes() {
+                work.add_decode(one.context + 1);
+            } else if one.scheduled > 0 {
+                work.add_prefill(one.context, one.scheduled);
+            }
+        }
+        let time = profile.step_time(&work, loads);
         time.as_secs_f64() * 1e3
     }
 }

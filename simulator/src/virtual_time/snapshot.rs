@@ -29,8 +29,8 @@ pub fn reading(engine: &Engine, adapter_names: &[String]) -> Reading {
         generation_tokens: Some(statistics.generation_tokens),
         steps: Some(steps.count()),
         step_tokens: Some(steps.sum() as u64),
-        prefix_queries: Some(0),
-        prefix_hits: Some(0),
+        prefix_queries: Some(statistics.prefix_cache_queries),
+        prefix_hits: Some(statistics.prefix_cache_hits),
         preemptions: Some(statistics.preemptions),
         finished: Some(statistics.success_stop + statistics.success_length),
     };

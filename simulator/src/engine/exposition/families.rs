@@ -153,18 +153,18 @@ fn write_gauges(page: &mut Page, statistics: &Statistics, labels: &Labels) {
     );
 }
 
-/// The prefix cache, which this engine does not have, and the counters of other caches.
+/// The prefix cache, and the counters of caches that this engine does not have.
 fn write_cache_counters(page: &mut Page, statistics: &Statistics, labels: &Labels) {
     let both = labels.both.as_str();
     page.counter(
         "vllm:prefix_cache_queries",
         "Prefix cache queries, in terms of number of queried tokens.",
-        &[(both, 0.0)],
+        &[(both, statistics.prefix_cache_queries as f64)],
     );
     page.counter(
         "vllm:prefix_cache_hits",
         "Prefix cache hits, in terms of number of cached tokens.",
-        &[(both, 0.0)],
+        &[(both, statistics.prefix_cache_hits as f64)],
     );
     page.counter("vllm:external_prefix_cache_queries", "External prefix cache queries from KV connector cross-instance cache sharing, in terms of number of queried tokens.", &[(both, 0.0)]);
     page.counter("vllm:external_prefix_cache_hits", "External prefix cache hits from KV connector cross-instance cache sharing, in terms of number of cached tokens.", &[(both, 0.0)]);
@@ -188,6 +188,7 @@ fn write_cache_counters(page: &mut Page, statistics: &Statistics, labels: &Label
 fn write_token_counters(page: &mut Page, statistics: &Statistics, labels: &Labels) {
     let both = labels.both.as_str();
     let prompt_tokens = statistics.prompt_tokens as f64;
+    let cached_tokens = statistics.prompt_tokens_cached as f64;
     page.counter(
         "vllm:prompt_tokens",
         "Number of prefill tokens processed.",
@@ -197,19 +198,23 @@ fn write_token_counters(page: &mut Page, statistics: &Statistics, labels: &Label
         "vllm:prompt_tokens_by_source",
         "Number of prompt tokens by source.",
         &[
-            (&labels.with("source", "local_compute"), prompt_tokens),
-            (&labels.with("source", "local_cache_hit"), 0.0),
+            (
+                &labels.with("source", "local_compute"),
+                prompt_tokens - cached_tokens,
+            ),
+            (&labels.with("source", "local_cache_hit"), cached_tokens),
             (&labels.with("source", "external_kv_transfer"), 0.0),
         ],
     );
     page.counter(
         "vllm:prompt_tokens_cached",
         "Number of cached prompt tokens (local + external).",
-        &[(both, 0.0)],
+        &[(both, cached_tokens)],
     );
     let tiers = ["device", "host", "p2p", "disk", "external_unspecified"]
         .map(|tier| labels.with("source", tier));
-    let cached: Vec<_> = tiers.iter().map(|labels| (labels.as_str(), 0.0)).collect();
+    let mut cached: Vec<_> = tiers.iter().map(|labels| (labels.as_str(), 0.0)).collect();
+    cached[0].1 = statistics.prefix_cache_hits as f64;
     page.counter("vllm:prompt_tokens_cached_by_source", "Prefix-cache hit tokens by the cache tier that supplied them: device (local HBM), host (offloaded to DRAM), disk, p2p (transferred from another vLLM instance) or external_unspecified. Counted at admission; sums to vllm:prefix_cache_hits + vllm:external_prefix_cache_hits.", &cached);
     page.counter(
         "vllm:generation_tokens",
@@ -381,6 +386,11 @@ fn write_cache_config(page: &mut Page, profile: &Profile) {
     let block_size = profile.block_size.to_string();
     let blocks = profile.num_gpu_blocks.to_string();
     let tokens = (u64::from(profile.num_gpu_blocks) * u64::from(profile.block_size)).to_string();
+    let prefix_caching = if profile.prefix_caching {
+        "True"
+    } else {
+        "False"
+    };
     let concurrency = format!(
         "{:?}",
         f64::from(profile.num_gpu_blocks) * f64::from(profile.block_size)
@@ -393,7 +403,7 @@ fn write_cache_config(page: &mut Page, profile: &Profile) {
         ("cache_hit_alignment_tokens", "None"),
         ("effective_attention_block_size", &block_size),
         ("enable_mamba_shared_prefix_checkpoint", "False"),
-        ("enable_prefix_caching", "False"),
+        ("enable_prefix_caching", prefix_caching),
         ("engine", "0"),
         ("gpu_memory_utilization", "0.92"),
         ("hash_block_size", "None"),
