@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use simulator::engine::Profile;
-use simulator::load::{self, Api, LoadPlan, LoadReport};
+use simulator::load::{self, Api, LoadPlan, LoadReport, page};
 use simulator::serve::{Options, Server, spawn};
-use simulator::workload::Workload;
+use simulator::workload::{Prefixes, Priority, Sessions, Span, Workload};
 
 /// Steps of 2 ms, adapter loads of 1 ms.
 fn quick() -> Profile {
@@ -178,6 +178,115 @@ async fn a_plan_that_makes_no_load_is_refused_by_name() {
 }
 
 #[tokio::test]
+async fn a_closed_loop_keeps_as_many_under_way_as_asked() {
+    let server = one(quick()).await;
+    let mut plan = plan(&server, Workload::uniform(50, 20, 0));
+    (plan.concurrency, plan.duration) = (Some(3), Duration::from_millis(600));
+    let running = tokio::spawn(run(plan));
+    let mut most = 0;
+    let three_at_once = async {
+        while most < 3 {
+            most = most.max(server.unfinished().await);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), three_at_once)
+        .await
+        .expect("three are under way at once");
+    let report = running.await.expect("no panic");
+    assert!(report.requests > 3, "others follow: {}", report.requests);
+    assert_eq!((report.errors, report.rate.asked), (0, None));
+    assert_eq!(report.concurrency, Some(3));
+    assert!(report.rate.is_reached(), "no rate was asked for");
+}
+
+#[tokio::test]
+async fn a_conversation_goes_on_with_all_that_was_said() {
+    let server = one(quick()).await;
+    for api in [Api::Completions, Api::Chat] {
+        let before = server.received().len();
+        let mut workload = Workload::uniform(30, 4, 0);
+        let (turns, think_ms) = (Span::exactly(3), Span::exactly(1));
+        workload.sessions = Some(Sessions { turns, think_ms });
+        let mut plan = plan(&server, workload);
+        (plan.api, plan.duration) = (api, Duration::from_millis(100));
+        let report = run(plan).await;
+        assert_eq!(
+            (report.requests, report.errors),
+            (12, 0),
+            "4 of 3 turns each"
+        );
+        let received = server.received();
+        let prompts = received[before..].iter().map(|request| {
+            let body = request.body.as_ref().expect("short enough to be kept");
+            let body: serde_json::Value = serde_json::from_slice(body).expect("JSON");
+            match api {
+                Api::Completions => body["prompt"].as_str().unwrap_or_default().to_owned(),
+                Api::Chat => body["messages"]
+                    .to_string()
+                    .trim_end_matches(']')
+                    .to_owned(),
+            }
+        });
+        let prompts: Vec<String> = prompts.collect();
+        let continued = |prompt: &&String| {
+            let mut longer = prompts.iter().filter(|one| one.len() > prompt.len());
+            longer.any(|one| one.starts_with(prompt.as_str()))
+        };
+        assert_eq!(prompts.iter().filter(continued).count(), 8, "{api:?}");
+    }
+}
+
+#[tokio::test]
+async fn shared_beginnings_and_objectives_are_sent() {
+    let server = one(quick()).await;
+    let mut workload = Workload::uniform(50, 4, 0);
+    workload.prefixes = Some(Prefixes {
+        groups: 1,
+        tokens: 100,
+    });
+    workload.priorities = vec![Priority {
+        objective: "critical".into(),
+        share: 1.0,
+    }];
+    let mut plan = plan(&server, workload);
+    plan.slo.ttft_ms = Some(60_000.0);
+    let report = run(plan).await;
+    assert_eq!(report.errors, 0);
+    assert_eq!(report.goodput.map(|goodput| goodput.share), Some(1.0));
+    let received = server.received();
+    let beginning = |place: usize| {
+        let body = received[place].body.as_ref().expect("kept");
+        let body: serde_json::Value = serde_json::from_slice(body).expect("JSON");
+        body["prompt"].as_str().expect("text")[..400].to_owned()
+    };
+    assert_eq!(beginning(0), beginning(39));
+    let mut headers = received[7].headers.iter();
+    let objective = headers.find(|(name, _)| name.as_str() == "x-gateway-inference-objective");
+    assert!(
+        objective.is_some_and(|(_, value)| value == "critical"),
+        "{objective:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_page_shows_the_latencies_and_doubts_what_is_doubtful() {
+    let server = one(quick()).await;
+    let mut report = run(plan(&server, Workload::uniform(50, 4, 0))).await;
+    let shown = page::of(&report);
+    for part in [
+        "<svg",
+        "time to first token",
+        "polyline",
+        "50 prompt tokens",
+    ] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    report.rate.achieved = 1.0;
+    assert!(page::of(&report).contains("under 95 % of the asked rate"));
+}
+
+#[tokio::test]
 async fn the_report_has_the_keys_that_scripts_read() {
     let server = one(quick()).await;
     let report = run(plan(&server, Workload::uniform(50, 4, 0))).await;
@@ -189,6 +298,8 @@ async fn the_report_has_the_keys_that_scripts_read() {
         "/ttft_ms/p90",
         "/ttft_ms/p99",
         "/tpot_ms/p50",
+        "/itl_ms/p95",
+        "/requests_per_s",
         "/output_tokens_per_s",
         "/load_max_over_mean",
         "/rate/asked",

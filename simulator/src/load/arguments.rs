@@ -1,16 +1,21 @@
 //! `pointsman-sim load`: its options, and what it prints.
 
 use std::error::Error;
+use std::fs;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
-use super::{Api, LoadPlan, run, table};
-use crate::workload::{BYTES_PER_TOKEN, Workload, adapter_names};
+use super::report::Slo;
+use super::{Api, LoadPlan, page, run, table};
+use crate::workload::{
+    BYTES_PER_TOKEN, Gaps, Prefixes, Priority, Sessions, Span, Trace, Workload, adapter_names,
+};
 
 /// Send load to a gateway or a server and measure the answers; Ctrl-C gives the report so far.
 #[derive(Args, Clone, Debug)]
@@ -18,27 +23,20 @@ pub struct Arguments {
     /// The gateway or server
     #[arg(long, value_name = "http://HOST:PORT")]
     url: String,
-    /// Requests a second, at times drawn by chance (Poisson)
-    #[arg(long, value_name = "R", default_value_t = 10.0)]
-    rate: f64,
+    /// Requests a second, or conversations with --turns; 10 if not given, or as the trace has them
+    #[arg(long, value_name = "R")]
+    rate: Option<f64>,
+    /// A closed loop instead: so many requests or conversations under way at any time
+    #[arg(long, value_name = "N", conflicts_with_all = ["rate", "arrivals"])]
+    concurrency: Option<usize>,
+    /// How requests follow each other: poisson, constant or gamma:CV
+    #[arg(long, value_name = "A")]
+    arrivals: Option<Gaps>,
     /// How long to send: 30, 30s or 2m
     #[arg(long, value_name = "D", default_value = "30s", value_parser = duration)]
     duration: Duration,
-    /// A named workload, instead of --prompt-bytes, --output-chunks and --adapters
-    #[arg(long, value_name = "W", value_parser = Workload::named, conflicts_with_all = ["prompt_bytes", "output_chunks", "adapters"])]
-    workload: Option<Workload>,
-    /// Bytes of each prompt; the simulated servers count 4 to a token
-    #[arg(long, value_name = "B", default_value_t = 800)]
-    prompt_bytes: u32,
-    /// Tokens of each answer, a chunk each
-    #[arg(long, value_name = "C", default_value_t = 40)]
-    output_chunks: u32,
-    /// Adapters adapter-1 to adapter-N, asked for by Zipf's law; 0 asks for the base model
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    adapters: u32,
-    /// Other names for the adapters, the most asked for first
-    #[arg(long, value_name = "a,b,...", value_delimiter = ',')]
-    adapter_names: Vec<String>,
+    #[command(flatten)]
+    content: Box<ContentArguments>,
     /// The base model's name
     #[arg(long, value_name = "NAME", default_value = "base")]
     model: String,
@@ -51,9 +49,18 @@ pub struct Arguments {
     /// Ask for whole answers instead of streams
     #[arg(long)]
     no_stream: bool,
+    /// Goodput: the most to the first token
+    #[arg(long, value_name = "MS")]
+    slo_ttft_ms: Option<f64>,
+    /// Goodput: the most for each token after it, as a mean over the answer
+    #[arg(long, value_name = "MS")]
+    slo_tpot_ms: Option<f64>,
     /// Simulated servers behind the URL, to count their adapter loads
     #[arg(long, value_name = "ADDRESS,...", value_delimiter = ',')]
     servers: Vec<SocketAddr>,
+    /// A process whose processor time and memory to measure meanwhile
+    #[arg(long, value_name = "PID")]
+    pid: Option<u32>,
     /// How long to wait for one answer
     #[arg(long, value_name = "D", default_value = "120s", value_parser = duration)]
     timeout: Duration,
@@ -63,6 +70,56 @@ pub struct Arguments {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Write the report as a page with plots too
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
+/// What is sent: a named workload, a trace, or lengths of one's own; the rest changes any of them.
+#[derive(Args, Clone, Debug)]
+struct ContentArguments {
+    /// A named workload, instead of lengths
+    #[arg(long, value_name = "W", value_parser = Workload::named, conflicts_with_all = ["prompt_bytes", "output_chunks", "prompt_tokens", "output_tokens", "trace"])]
+    workload: Option<Workload>,
+    /// Recorded requests, their times and lengths: Mooncake's JSON lines or Azure's CSV, gzipped or not
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["arrivals", "prompt_bytes", "output_chunks", "prompt_tokens", "output_tokens"])]
+    trace: Option<PathBuf>,
+    /// Keep Mooncake's timestamps on their grid of 3 seconds, instead of spreading them over it
+    #[arg(long, requires = "trace")]
+    trace_as_is: bool,
+    /// Bytes of each prompt; the simulated servers count 4 to a token
+    #[arg(long, value_name = "B", default_value_t = 800)]
+    prompt_bytes: u32,
+    /// Tokens of each answer, a chunk each
+    #[arg(long, value_name = "C", default_value_t = 40)]
+    output_chunks: u32,
+    /// Tokens of prompts instead of bytes: 512, 100..300 or lognormal:MEDIAN,SIGMA
+    #[arg(long, value_name = "LENGTH", conflicts_with = "prompt_bytes")]
+    prompt_tokens: Option<Span>,
+    /// Tokens of answers: 128, 20..60 or lognormal:MEDIAN,SIGMA
+    #[arg(long, value_name = "LENGTH", conflicts_with = "output_chunks")]
+    output_tokens: Option<Span>,
+    /// Begin each prompt with one of N texts of so many tokens, on top of its own
+    #[arg(long, value_name = "N:TOKENS", value_parser = prefixes)]
+    shared_prefixes: Option<Prefixes>,
+    /// Conversations of so many turns, each with all that was said before: 5, 2..8 or lognormal:MEDIAN,SIGMA
+    #[arg(long, value_name = "TURNS", conflicts_with = "trace")]
+    turns: Option<Span>,
+    /// Milliseconds between an answer and the next turn: 1000, 500..3000 or lognormal:MEDIAN,SIGMA
+    #[arg(long, value_name = "MS", default_value = "1000", requires = "turns")]
+    think_ms: Span,
+    /// Adapters adapter-1 to adapter-N; 0 asks for the base model
+    #[arg(long, value_name = "N")]
+    adapters: Option<u32>,
+    /// Adapter k is asked for in proportion to k to the minus X (Zipf's law)
+    #[arg(long, value_name = "X", default_value_t = 1.0, requires = "adapters")]
+    zipf: f64,
+    /// Other names for the adapters, the most asked for first
+    #[arg(long, value_name = "a,b,...", value_delimiter = ',')]
+    adapter_names: Vec<String>,
+    /// InferenceObjectives to name, with their weights: critical=0.3,batch=0.7
+    #[arg(long, value_name = "NAME=W,...", value_delimiter = ',', value_parser = priority)]
+    priorities: Vec<Priority>,
 }
 
 impl Arguments {
@@ -71,10 +128,14 @@ impl Arguments {
     /// # Errors
     /// Says which option does not fit.
     pub async fn run(self) -> Result<ExitCode, Box<dyn Error>> {
-        let json = self.json;
-        let plan = self.plan();
+        let (json, html) = (self.json, self.html.clone());
+        let plan = self.plan()?;
         tokio::spawn(stop_at_ctrl_c(plan.stop.clone()));
         let report = run(plan).await?;
+        if let Some(file) = html {
+            let failed = |error| format!("html: {}: {error}", file.display());
+            fs::write(&file, page::of(&report)).map_err(failed)?;
+        }
         let mut out = io::stdout().lock();
         if json {
             serde_json::to_writer_pretty(&mut out, &report)?;
@@ -89,31 +150,66 @@ impl Arguments {
         })
     }
 
-    fn plan(self) -> LoadPlan {
-        let workload = self.workload.unwrap_or_else(|| {
-            let prompt_tokens = self.prompt_bytes.div_ceil(BYTES_PER_TOKEN);
-            Workload::uniform(prompt_tokens, self.output_chunks, self.adapters)
-        });
-        let mut names = self.adapter_names;
+    fn plan(self) -> Result<LoadPlan, Box<dyn Error>> {
+        let mut names = self.content.adapter_names.clone();
+        let mut workload = self.content.workload()?;
+        if let Some(gaps) = self.arrivals {
+            workload.gaps = gaps;
+        }
         if names.is_empty() {
             names = adapter_names(workload.adapters);
         }
-        LoadPlan {
+        let recorded = workload.trace.as_ref().map(Trace::rate);
+        Ok(LoadPlan {
             url: self.url,
             api: self.api,
             model: self.model,
             adapter_names: names,
             headers: self.headers,
             workload,
-            rate: self.rate,
+            rate: self.rate.or(recorded).unwrap_or(10.0),
+            concurrency: self.concurrency,
             duration: self.duration,
             seed: self.seed,
             stream: !self.no_stream,
             timeout: self.timeout,
+            slo: Slo {
+                ttft_ms: self.slo_ttft_ms,
+                tpot_ms: self.slo_tpot_ms,
+            },
             servers: self.servers,
+            pid: self.pid,
             progress: io::stderr().is_terminal(),
             stop: CancellationToken::new(),
+        })
+    }
+}
+
+impl ContentArguments {
+    fn workload(self) -> Result<Workload, Box<dyn Error>> {
+        let mut workload = match (self.workload, self.trace) {
+            (Some(workload), _) => workload,
+            (None, Some(file)) => Workload::replay(Trace::read(&file, self.trace_as_is)?),
+            (None, None) => {
+                let prompt_tokens = self.prompt_bytes.div_ceil(BYTES_PER_TOKEN);
+                let mut workload = Workload::uniform(prompt_tokens, self.output_chunks, 0);
+                for kind in &mut workload.kinds {
+                    kind.prompt_tokens = self.prompt_tokens.unwrap_or(kind.prompt_tokens);
+                    kind.output_tokens = self.output_tokens.unwrap_or(kind.output_tokens);
+                }
+                workload
+            }
+        };
+        if let Some(adapters) = self.adapters {
+            workload.adapters = adapters;
+            workload.adapter_groups.clear();
+            workload.zipf_exponent = self.zipf;
         }
+        let think_ms = self.think_ms;
+        workload.prefixes = self.shared_prefixes.or(workload.prefixes);
+        workload.sessions = self.turns.map(|turns| Sessions { turns, think_ms });
+        workload.priorities = self.priorities;
+        Ok(workload)
     }
 }
 
@@ -122,6 +218,30 @@ async fn stop_at_ctrl_c(stop: CancellationToken) {
     if tokio::signal::ctrl_c().await.is_ok() {
         stop.cancel();
     }
+}
+
+fn prefixes(text: &str) -> Result<Prefixes, String> {
+    let parts = text.split_once(':');
+    let parsed = parts.and_then(|(groups, tokens)| groups.parse().ok().zip(tokens.parse().ok()));
+    let prefixes = parsed.map(|(groups, tokens)| Prefixes { groups, tokens });
+    prefixes
+        .filter(|prefixes| prefixes.groups > 0)
+        .ok_or_else(|| {
+            format!("{text} is no N:TOKENS: give texts and the tokens of each, such as 8:500")
+        })
+}
+
+fn priority(text: &str) -> Result<Priority, String> {
+    let wrong = || format!("{text} is no NAME=WEIGHT: give weights above 0, such as critical=0.3");
+    let (name, share) = text.split_once('=').ok_or_else(wrong)?;
+    let share: f64 = share.parse().map_err(|_| wrong())?;
+    if name.is_empty() || !(share.is_finite() && share > 0.0) {
+        return Err(wrong());
+    }
+    Ok(Priority {
+        objective: name.to_owned(),
+        share,
+    })
 }
 
 fn header(text: &str) -> Result<(String, String), String> {
@@ -151,35 +271,4 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_have_units() {
-        for (text, millis) in [
-            ("30", 30_000),
-            ("1.5s", 1500),
-            ("2m", 120_000),
-            ("250ms", 250),
-        ] {
-            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
-        }
-        for text in ["", "s", "-1", "3h", "1e999"] {
-            assert!(
-                duration(text)
-                    .expect_err("no duration")
-                    .contains("give seconds"),
-                "{text}"
-            );
-        }
-    }
-
-    #[test]
-    fn headers_need_a_colon() {
-        assert_eq!(
-            header("Host: a.example:80"),
-            Ok(("Host".into(), "a.example:80".into()))
-        );
-        assert!(header("host").is_err());
-    }
-}
+mod tests;

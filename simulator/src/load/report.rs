@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::process::Cost;
 use crate::workload::Workload;
 
 /// The generator's own lag above which its latencies are doubtful, in milliseconds at p99.
@@ -23,28 +24,73 @@ pub struct LoadReport {
     pub ttft_ms: Option<Percentiles>,
     /// Time of a token after the first, by request, of streamed answers.
     pub tpot_ms: Option<Percentiles>,
+    /// Between one token and the next, over all tokens, of streamed answers. Tokens that came in one piece have none between.
+    pub itl_ms: Option<Percentiles>,
     /// Time to the end of the answer.
     pub e2e_ms: Option<Percentiles>,
+    /// Requests that kept to [`Slo`]: null if nothing was asked for.
+    pub goodput: Option<Goodput>,
+    /// Of the prompt tokens of answers that say so, the share that was in a prefix cache.
+    pub prefix_hit_rate: Option<f64>,
     /// Tokens of all answers over the time from the start to the last end.
     pub output_tokens_per_s: f64,
     /// Adapter loads of the named servers; null if none was named or one did not say.
     pub adapter_loads_per_1000: Option<f64>,
     /// Requests of the busiest server over the mean of all; null if no answer named its server.
     pub load_max_over_mean: Option<f64>,
-    /// Requests a second.
+    /// Answers in full over the time from the start to the last end.
+    pub requests_per_s: f64,
+    /// Requests, or conversations, that began in a second.
     pub rate: Rate,
     /// How late the generator itself sent.
     pub lag_ms: Option<Percentiles>,
+    /// What the generator itself cost, where the system says so.
+    pub generator: Option<Cost>,
+    /// What the process asked for cost.
+    pub process: Option<Cost>,
     /// Requests that were under way when the run was stopped; they count nowhere else.
     pub unanswered: u64,
     /// From the start to the last end.
     pub seconds: f64,
     /// The seed of times, lengths and adapters.
     pub seed: u64,
+    /// Requests or conversations kept under way in a closed loop; null in an open one.
+    pub concurrency: Option<usize>,
     /// What was sent.
     pub workload: Workload,
     /// By server, as answers name them.
     pub servers: Vec<ServerShare>,
+    /// The percentiles of the latencies, for drawing.
+    pub curves: Vec<Curve>,
+}
+
+/// What a request is to keep to; what is not given is not asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Slo {
+    /// The most to the first token, in milliseconds.
+    pub ttft_ms: Option<f64>,
+    /// The most for each token after it, in milliseconds, as a mean over the answer.
+    pub tpot_ms: Option<f64>,
+}
+
+/// Requests that were answered in full and in time.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Goodput {
+    /// What was asked for.
+    pub slo: Slo,
+    /// Their share of all that ended.
+    pub share: f64,
+    /// How many there were in a second.
+    pub requests_per_s: f64,
+}
+
+/// One latency at many percentiles.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Curve {
+    /// Which: `TTFT`, `TPOT` or `E2E`.
+    pub name: &'static str,
+    /// Percentiles with their milliseconds.
+    pub points: Vec<(f64, f64)>,
 }
 
 /// Where values lie.
@@ -56,15 +102,17 @@ pub struct Percentiles {
     pub p50: f64,
     /// Nine of ten are at most this.
     pub p90: f64,
+    /// 19 of 20 are at most this.
+    pub p95: f64,
     /// 99 of 100 are at most this.
     pub p99: f64,
 }
 
-/// Requests a second, asked for and sent.
+/// Arrivals a second, asked for and sent.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Rate {
-    /// What the plan said.
-    pub asked: f64,
+    /// What the plan said; null in a closed loop, which asks for none.
+    pub asked: Option<f64>,
     /// What was sent.
     pub achieved: f64,
 }
@@ -86,7 +134,7 @@ impl Rate {
     /// Whether at least 95 % of the rate was sent; otherwise the run says little of it.
     #[must_use]
     pub fn is_reached(&self) -> bool {
-        self.achieved >= 0.95 * self.asked
+        self.asked.is_none_or(|asked| self.achieved >= 0.95 * asked)
     }
 }
 

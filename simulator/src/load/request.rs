@@ -5,13 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
-use reqwest::{Client, Response};
-use serde::Deserialize;
+use reqwest::{Client, RequestBuilder};
 use serde_json::{Value, json};
-use tokio::time::{Instant, timeout};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout};
 
-use super::{Api, LoadPlan, prompt};
-use crate::workload::Arrival;
+use super::conversation::Conversation;
+use super::stream::{self, Usage};
+use super::{Api, LoadPlan};
+use crate::workload::{Arrival, Workload};
+
+/// The header that names a request's InferenceObjective, of the Gateway API Inference Extension.
+const OBJECTIVE: &str = "x-gateway-inference-objective";
 
 /// Sends requests of one run.
 #[derive(Clone)]
@@ -24,15 +29,19 @@ struct Target {
     model: String,
     adapter_names: Vec<String>,
     headers: Vec<(String, String)>,
+    workload: Workload,
+    seed: u64,
     stream: bool,
     timeout: Duration,
 }
 
 /// How one request went. Times count from when it was scheduled to be sent.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Outcome {
     /// The server that answered, as its headers say.
     pub(super) server: Option<String>,
+    /// Whether it is a later turn of a conversation, which is sent when its time comes and not by the schedule.
+    pub(super) later_turn: bool,
     /// From schedule to sending.
     pub(super) lag: Duration,
     /// From schedule to the end.
@@ -41,9 +50,30 @@ pub(super) struct Outcome {
     pub(super) first_token: Option<Duration>,
     /// From schedule to the last token, if the answer was streamed.
     pub(super) last_token: Option<Duration>,
+    /// Between one token and the next.
+    pub(super) gaps: Vec<Duration>,
+    pub(super) prompt_tokens: u64,
     pub(super) output_tokens: u64,
+    /// Prompt tokens in the prefix cache, where the server says so.
+    pub(super) cached_tokens: Option<u64>,
     /// What went wrong.
     pub(super) failure: Option<String>,
+}
+
+impl Outcome {
+    /// Takes over what the server has counted.
+    pub(super) fn count(&mut self, usage: &Usage) {
+        self.prompt_tokens = usage.prompt_tokens;
+        self.output_tokens = usage.completion_tokens;
+        self.cached_tokens = usage.cached_tokens();
+    }
+}
+
+/// What one request asks for.
+struct Ask<'a> {
+    conversation: &'a Conversation,
+    arrival: &'a Arrival,
+    output_tokens: u32,
 }
 
 impl Sender {
@@ -59,31 +89,64 @@ impl Sender {
             model: plan.model.clone(),
             adapter_names: plan.adapter_names.clone(),
             headers: plan.headers.clone(),
+            workload: plan.workload.clone(),
+            seed: plan.seed,
             stream: plan.stream,
             timeout: plan.timeout,
         })))
     }
 
-    /// Sends request `number` now and reads its answer.
-    pub(super) async fn send(self, number: u64, arrival: Arrival, start: Instant) -> Outcome {
-        let scheduled = start + arrival.at;
+    /// Sends request `number` now, reads its answer, and goes on with the later turns of its conversation until one fails.
+    pub(super) async fn converse(
+        self,
+        number: u64,
+        arrival: Arrival,
+        due: Instant,
+        report_to: mpsc::Sender<Outcome>,
+    ) {
+        let target = &self.0;
+        let mut conversation = Conversation::open(number, &arrival, &target.workload);
+        let mut later = target.workload.later_turns(target.seed, number);
+        let (mut due, mut output_tokens) = (due, arrival.output_tokens);
+        for turn in 0..arrival.turns.max(1) {
+            let ask = Ask {
+                conversation: &conversation,
+                arrival: &arrival,
+                output_tokens,
+            };
+            let goes_on = turn + 1 < arrival.turns;
+            let mut answer = goes_on.then(String::new);
+            let mut outcome = self.send(&ask, due, answer.as_mut()).await;
+            outcome.later_turn = turn > 0;
+            let failed = outcome.failure.is_some();
+            // The receiver is gone when the run has ended.
+            let told = report_to.send(outcome).await.is_ok();
+            let (Some(answer), Some(next)) = (answer, later.next()) else {
+                return;
+            };
+            if failed || !told {
+                return;
+            }
+            due = Instant::now() + next.think;
+            sleep(next.think).await;
+            conversation.go_on(number, next.prompt_tokens, answer);
+            output_tokens = next.output_tokens;
+        }
+    }
+
+    async fn send(&self, ask: &Ask<'_>, due: Instant, answer: Option<&mut String>) -> Outcome {
         let mut outcome = Outcome {
-            server: None,
-            lag: scheduled.elapsed(),
-            e2e: Duration::ZERO,
-            first_token: None,
-            last_token: None,
-            output_tokens: 0,
-            failure: None,
+            lag: due.elapsed(),
+            ..Outcome::default()
         };
-        let exchange = self.exchange(number, &arrival, scheduled, &mut outcome);
+        let exchange = self.exchange(ask, due, &mut outcome, answer);
         let ended = timeout(self.0.timeout, exchange).await;
         outcome.failure = match ended {
             Ok(Ok(())) => None,
             Ok(Err(failure)) => Some(failure),
             Err(_) => Some("timeout".into()),
         };
-        outcome.e2e = scheduled.elapsed();
+        outcome.e2e = due.elapsed();
         outcome
     }
 
@@ -109,143 +172,61 @@ impl Sender {
 
     async fn exchange(
         &self,
-        number: u64,
-        arrival: &Arrival,
-        scheduled: Instant,
+        ask: &Ask<'_>,
+        due: Instant,
         outcome: &mut Outcome,
+        answer: Option<&mut String>,
     ) -> Result<(), String> {
-        let mut request = self
-            .0
-            .client
-            .post(&self.0.url)
-            .header(CONTENT_TYPE, "application/json");
-        for (name, value) in &self.0.headers {
-            request = request.header(name, value);
-        }
-        let body = self.body(number, arrival).to_string();
-        let response = request
-            .body(body)
-            .send()
-            .await
-            .map_err(|error| failure(&error))?;
+        let request = self.request(ask).body(self.body(ask).to_string());
+        let response = request.send().await.map_err(|error| failure(&error))?;
         outcome.server = server(response.headers());
         if !response.status().is_success() {
             return Err(format!("http_{}", response.status().as_u16()));
         }
         if self.0.stream {
-            return read_stream(response, scheduled, outcome).await;
+            return stream::read(response, due, outcome, answer).await;
         }
         let body = response.bytes().await.map_err(|error| failure(&error))?;
-        outcome.output_tokens = completion_tokens(&body).ok_or("unreadable_answer")?;
+        let usage = Usage::of(&body).ok_or("unreadable_answer")?;
+        outcome.count(&usage);
         Ok(())
     }
 
-    fn body(&self, number: u64, arrival: &Arrival) -> Value {
-        let adapter = arrival
-            .adapter
-            .and_then(|place| self.0.adapter_names.get(place as usize));
+    fn request(&self, ask: &Ask<'_>) -> RequestBuilder {
+        let target = &self.0;
+        let mut request = target.client.post(&target.url);
+        request = request.header(CONTENT_TYPE, "application/json");
+        for (name, value) in &target.headers {
+            request = request.header(name, value);
+        }
+        let priority = ask.arrival.priority;
+        let priority = priority.and_then(|place| target.workload.priorities.get(place as usize));
+        match priority {
+            Some(priority) => request.header(OBJECTIVE, &priority.objective),
+            None => request,
+        }
+    }
+
+    fn body(&self, ask: &Ask<'_>) -> Value {
+        let target = &self.0;
+        let adapter = ask.arrival.adapter;
+        let adapter = adapter.and_then(|place| target.adapter_names.get(place as usize));
         let mut body = json!({
-            "model": adapter.unwrap_or(&self.0.model),
-            "max_tokens": arrival.output_tokens,
-            "stream": self.0.stream,
+            "model": adapter.unwrap_or(&target.model),
+            "max_tokens": ask.output_tokens,
+            "stream": target.stream,
             // A real model is to answer at the length of the workload too.
             "ignore_eos": true,
         });
-        let prompt = prompt(number, arrival);
-        match self.0.api {
-            Api::Completions => body["prompt"] = prompt.into(),
-            Api::Chat => body["messages"] = json!([{"role": "user", "content": prompt}]),
+        match target.api {
+            Api::Completions => body["prompt"] = ask.conversation.prompt().into(),
+            Api::Chat => body["messages"] = ask.conversation.messages(),
         }
-        if self.0.stream {
+        if target.stream {
             body["stream_options"] = json!({"include_usage": true});
         }
         body
     }
-}
-
-/// Reads events to the last, noting the times of the first token and the last.
-async fn read_stream(
-    mut response: Response,
-    scheduled: Instant,
-    outcome: &mut Outcome,
-) -> Result<(), String> {
-    let mut unread = Vec::new();
-    let mut done = false;
-    while let Some(chunk) = response.chunk().await.map_err(|error| failure(&error))? {
-        let now = scheduled.elapsed();
-        unread.extend_from_slice(&chunk);
-        let mut read = 0;
-        while let Some(length) = unread[read..].windows(2).position(|pair| pair == b"\n\n") {
-            let event = &unread[read..read + length];
-            read += length + 2;
-            match Event::of(event) {
-                Event::Token => {
-                    outcome.first_token.get_or_insert(now);
-                    outcome.last_token = Some(now);
-                    outcome.output_tokens += 1;
-                }
-                Event::Usage(tokens) => outcome.output_tokens = tokens,
-                Event::Error => return Err("error_in_stream".into()),
-                Event::Done => done = true,
-                Event::Other => {}
-            }
-        }
-        unread.drain(..read);
-    }
-    if done { Ok(()) } else { Err("cut_off".into()) }
-}
-
-/// What an event of a stream says.
-#[derive(Debug, PartialEq, Eq)]
-enum Event {
-    Token,
-    /// Tokens of the whole answer.
-    Usage(u64),
-    Error,
-    Done,
-    Other,
-}
-
-impl Event {
-    fn of(event: &[u8]) -> Self {
-        let Some(data) = event.trim_ascii().strip_prefix(b"data: ") else {
-            return Self::Other;
-        };
-        if data == b"[DONE]" {
-            return Self::Done;
-        }
-        if data.starts_with(b"{\"error\"") {
-            return Self::Error;
-        }
-        // The usage chunk is the only one without choices, and the role chunk the only one with a role; reading the JSON of
-        // every token would cost more than all else.
-        if contains(data, b"\"choices\":[]") {
-            return completion_tokens(data).map_or(Self::Other, Self::Usage);
-        }
-        if contains(data, b"\"role\":") {
-            Self::Other
-        } else {
-            Self::Token
-        }
-    }
-}
-
-fn contains(text: &[u8], part: &[u8]) -> bool {
-    text.windows(part.len()).any(|window| window == part)
-}
-
-fn completion_tokens(body: &[u8]) -> Option<u64> {
-    #[derive(Deserialize)]
-    struct Body {
-        usage: Usage,
-    }
-    #[derive(Deserialize)]
-    struct Usage {
-        completion_tokens: u64,
-    }
-    serde_json::from_slice(body)
-        .ok()
-        .map(|body: Body| body.usage.completion_tokens)
 }
 
 /// The server that answered: `x-inference-pod` and `x-inference-port`, as simulated servers send them.
@@ -257,51 +238,12 @@ fn server(headers: &HeaderMap) -> Option<String> {
     }
 }
 
-fn failure(error: &reqwest::Error) -> String {
+pub(super) fn failure(error: &reqwest::Error) -> String {
     if error.is_connect() {
         "connect".into()
     } else if error.is_timeout() {
         "timeout".into()
     } else {
         "broken_off".into()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn events_are_told_apart_as_vllm_sends_them() {
-        for (event, expected) in [
-            (
-                r#"data: {"id":"c","choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}"#,
-                Event::Other,
-            ),
-            (
-                r#"data: {"id":"c","choices":[{"index":0,"delta":{"content":" a"},"finish_reason":null}]}"#,
-                Event::Token,
-            ),
-            (
-                r#"data: {"id":"c","choices":[{"index":0,"text":" a"}],"usage":{"completion_tokens":1}}"#,
-                Event::Token,
-            ),
-            (
-                r#"data: {"id":"c","choices":[],"usage":{"prompt_tokens":1,"completion_tokens":40}}"#,
-                Event::Usage(40),
-            ),
-            (
-                r#"data: {"error": {"message": "busy", "code": 503}}"#,
-                Event::Error,
-            ),
-            (
-                r#"data: {"error":{"message":"busy","code":503}}"#,
-                Event::Error,
-            ),
-            ("data: [DONE]", Event::Done),
-            (": a comment", Event::Other),
-        ] {
-            assert_eq!(Event::of(event.as_bytes()), expected, "{event}");
-        }
     }
 }

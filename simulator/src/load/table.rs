@@ -13,9 +13,10 @@ pub fn write(out: &mut impl Write, report: &LoadReport) -> io::Result<()> {
     write_latencies(out, report)?;
     writeln!(
         out,
-        "\noutput tokens/s         {:9.1}",
-        report.output_tokens_per_s
+        "\noutput tokens/s         {:9.1}\nanswers/s               {:9.2}",
+        report.output_tokens_per_s, report.requests_per_s
     )?;
+    write_shares(out, report)?;
     if let Some(loads) = report.adapter_loads_per_1000 {
         writeln!(out, "adapter loads per 1,000 {loads:9.1}")?;
     }
@@ -23,6 +24,34 @@ pub fn write(out: &mut impl Write, report: &LoadReport) -> io::Result<()> {
         writeln!(out, "busiest server / mean   {ratio:9.2}")?;
     }
     write_servers(out, &report.servers)
+}
+
+fn write_shares(out: &mut impl Write, report: &LoadReport) -> io::Result<()> {
+    if let Some(goodput) = report.goodput {
+        writeln!(
+            out,
+            "goodput                 {:9.1} % of requests, {:.2}/s",
+            goodput.share * 100.0,
+            goodput.requests_per_s
+        )?;
+    }
+    if let Some(rate) = report.prefix_hit_rate {
+        writeln!(
+            out,
+            "prefix cache hits       {:9.1} % of tokens",
+            rate * 100.0
+        )?;
+    }
+    for (name, cost) in [("generator", report.generator), ("process", report.process)] {
+        if let Some(cost) = cost {
+            writeln!(
+                out,
+                "{name:23} {:9.2} cores, {:.0} MiB at most",
+                cost.cpu_cores, cost.peak_rss_mib
+            )?;
+        }
+    }
+    Ok(())
 }
 
 fn write_counts(out: &mut impl Write, report: &LoadReport) -> io::Result<()> {
@@ -42,10 +71,15 @@ fn write_counts(out: &mut impl Write, report: &LoadReport) -> io::Result<()> {
     for (kind, count) in &report.errors_by_kind {
         writeln!(out, "  {count} x {kind}")?;
     }
-    writeln!(
-        out,
-        "rate: {asked:.2}/s asked, {achieved:.2}/s sent; seed {seed}"
-    )?;
+    match (asked, report.concurrency) {
+        (Some(asked), _) => write!(out, "rate: {asked:.2}/s asked, {achieved:.2}/s sent")?,
+        (None, under_way) => write!(
+            out,
+            "closed loop, {} under way: {achieved:.2}/s sent",
+            under_way.unwrap_or_default()
+        )?,
+    }
+    writeln!(out, "; seed {seed}")?;
     if !report.rate.is_reached() {
         writeln!(
             out,
@@ -70,12 +104,13 @@ fn write_counts(out: &mut impl Write, report: &LoadReport) -> io::Result<()> {
 fn write_latencies(out: &mut impl Write, report: &LoadReport) -> io::Result<()> {
     writeln!(
         out,
-        "\n{:10} {:>9} {:>9} {:>9} {:>9}",
-        "ms", "mean", "p50", "p90", "p99"
+        "\n{:10} {:>9} {:>9} {:>9} {:>9} {:>9}",
+        "ms", "mean", "p50", "p90", "p95", "p99"
     )?;
     for (name, percentiles) in [
         ("TTFT", report.ttft_ms),
         ("TPOT", report.tpot_ms),
+        ("ITL", report.itl_ms),
         ("E2E", report.e2e_ms),
         ("lag", report.lag_ms),
     ] {
@@ -83,10 +118,14 @@ fn write_latencies(out: &mut impl Write, report: &LoadReport) -> io::Result<()> 
             mean,
             p50,
             p90,
+            p95,
             p99,
         }) = percentiles
         {
-            writeln!(out, "{name:10} {mean:9.1} {p50:9.1} {p90:9.1} {p99:9.1}")?;
+            writeln!(
+                out,
+                "{name:10} {mean:9.1} {p50:9.1} {p90:9.1} {p95:9.1} {p99:9.1}"
+            )?;
         }
     }
     Ok(())

@@ -7,19 +7,27 @@ use hdrhistogram::Histogram;
 use tokio::time::Instant;
 
 use super::LoadPlan;
-use super::report::{LoadReport, Percentiles, Rate, ServerShare};
+use super::report::{Curve, Goodput, LoadReport, Percentiles, Rate, ServerShare, Slo};
 use super::request::Outcome;
 
 /// The outcomes so far.
 pub(super) struct Tally {
     start: Instant,
+    slo: Slo,
+    /// Requests and conversations begun by the schedule.
+    started: u64,
     sent: u64,
     requests: u64,
     output_tokens: u64,
+    /// Answers that kept to the objectives.
+    good: u64,
+    /// Prompt tokens, and those of them in a prefix cache, of answers that say so.
+    cached: (u64, u64),
     errors: BTreeMap<String, u64>,
     lag: Spread,
     first_token: Spread,
     per_token: Spread,
+    between_tokens: Spread,
     e2e: Spread,
     servers: BTreeMap<String, Share>,
     /// When the last answer ended.
@@ -33,28 +41,41 @@ struct Share {
 }
 
 impl Tally {
-    pub(super) fn new(start: Instant) -> Self {
+    pub(super) fn new(start: Instant, plan: &LoadPlan) -> Self {
         Self {
             start,
+            slo: plan.slo,
+            started: 0,
             sent: 0,
             requests: 0,
             output_tokens: 0,
+            good: 0,
+            cached: (0, 0),
             errors: BTreeMap::new(),
             lag: Spread::new(),
             first_token: Spread::new(),
             per_token: Spread::new(),
+            between_tokens: Spread::new(),
             e2e: Spread::new(),
             servers: BTreeMap::new(),
             last: start,
         }
     }
 
-    pub(super) const fn sent(&mut self) {
+    /// A request or conversation of the schedule was begun.
+    pub(super) const fn started(&mut self) {
+        self.started += 1;
         self.sent += 1;
+    }
+
+    /// Requests that ended.
+    pub(super) const fn requests(&self) -> u64 {
+        self.requests
     }
 
     pub(super) fn add(&mut self, outcome: &Outcome) {
         self.requests += 1;
+        self.sent += u64::from(outcome.later_turn);
         self.output_tokens += outcome.output_tokens;
         self.last = Instant::now();
         self.lag.add(outcome.lag);
@@ -77,13 +98,35 @@ impl Tally {
             // A failed request has no latency: a refusal would make the percentiles look fast.
             return;
         }
+        self.answered(outcome);
+    }
+
+    fn answered(&mut self, outcome: &Outcome) {
         self.e2e.add(outcome.e2e);
+        if let Some(cached) = outcome.cached_tokens {
+            self.cached.0 += outcome.prompt_tokens;
+            self.cached.1 += cached;
+        }
+        let mut tpot = None;
         if let (Some(first), Some(last)) = (outcome.first_token, outcome.last_token) {
             self.first_token.add(first);
             if let Ok(later @ 1..) = u32::try_from(outcome.output_tokens.saturating_sub(1)) {
-                self.per_token.add((last - first) / later);
+                let per_token = (last - first) / later;
+                self.per_token.add(per_token);
+                tpot = Some(per_token);
             }
         }
+        for &gap in &outcome.gaps {
+            self.between_tokens.add(gap);
+        }
+        let within = |took: Option<Duration>, most_ms: Option<f64>| {
+            let took_ms = took.map_or(0.0, |took| took.as_secs_f64() * 1e3);
+            most_ms.is_none_or(|most_ms| took_ms <= most_ms)
+        };
+        // A whole answer shows no first token before its end.
+        let first = outcome.first_token.or(Some(outcome.e2e));
+        let good = within(first, self.slo.ttft_ms) && within(tpot, self.slo.tpot_ms);
+        self.good += u64::from(good);
     }
 
     /// What the progress bar says behind the count.
@@ -103,40 +146,70 @@ impl Tally {
         adapter_loads: Option<f64>,
     ) -> LoadReport {
         let span = (self.last - self.start).as_secs_f64();
+        let a_second = |count: u64| {
+            if span > 0.0 { count as f64 / span } else { 0.0 }
+        };
         let servers = self.servers.len().max(plan.servers.len());
         let counts = self.servers.values().map(|share| share.requests);
         let (most, all) = (counts.clone().max(), counts.sum::<u64>());
+        let errors: u64 = self.errors.values().sum();
         LoadReport {
             requests: self.requests,
-            errors: self.errors.values().sum(),
-            errors_by_kind: self.errors,
+            errors,
             ttft_ms: self.first_token.percentiles(),
             tpot_ms: self.per_token.percentiles(),
+            itl_ms: self.between_tokens.percentiles(),
             e2e_ms: self.e2e.percentiles(),
-            output_tokens_per_s: if span > 0.0 {
-                self.output_tokens as f64 / span
-            } else {
-                0.0
-            },
+            goodput: (self.slo != Slo::default()).then(|| Goodput {
+                slo: self.slo,
+                share: self.good as f64 / self.requests.max(1) as f64,
+                requests_per_s: a_second(self.good),
+            }),
+            prefix_hit_rate: (self.cached.0 > 0)
+                .then(|| self.cached.1 as f64 / self.cached.0 as f64),
+            output_tokens_per_s: a_second(self.output_tokens),
+            requests_per_s: a_second(self.requests - errors),
             adapter_loads_per_1000: adapter_loads
                 .filter(|_| self.requests > 0)
                 .map(|loads| loads * 1e3 / self.requests as f64),
             load_max_over_mean: most.map(|most| most as f64 * servers as f64 / all as f64),
             rate: Rate {
-                asked: plan.rate,
-                achieved: self.sent as f64 / sending.as_secs_f64().max(f64::MIN_POSITIVE),
+                asked: plan.concurrency.is_none().then_some(plan.rate),
+                achieved: self.started as f64 / sending.as_secs_f64().max(f64::MIN_POSITIVE),
             },
             lag_ms: self.lag.percentiles(),
+            generator: None,
+            process: None,
             unanswered: self.sent - self.requests,
             seconds: span,
             seed: plan.seed,
+            concurrency: plan.concurrency,
             workload: plan.workload.clone(),
+            curves: self.curves(),
+            errors_by_kind: self.errors,
             servers: self
                 .servers
                 .into_iter()
                 .map(|(server, share)| share.report(server))
                 .collect(),
         }
+    }
+
+    fn curves(&self) -> Vec<Curve> {
+        let spreads = [
+            ("TTFT", &self.first_token),
+            ("TPOT", &self.per_token),
+            ("E2E", &self.e2e),
+        ];
+        let measured = spreads
+            .into_iter()
+            .filter(|(_, spread)| !spread.0.is_empty());
+        measured
+            .map(|(name, spread)| Curve {
+                name,
+                points: spread.curve(),
+            })
+            .collect()
     }
 }
 
@@ -179,11 +252,20 @@ impl Spread {
         self.0.value_at_percentile(percentile) as f64 / 1e3
     }
 
+    /// Every second percentile, and the last ones.
+    fn curve(&self) -> Vec<(f64, f64)> {
+        let percentiles = (0..50).map(|half| f64::from(half) * 2.0);
+        let all = percentiles.chain([99.0, 99.5, 99.9, 100.0]);
+        all.map(|percentile| (percentile, self.ms(percentile)))
+            .collect()
+    }
+
     fn percentiles(&self) -> Option<Percentiles> {
         (!self.0.is_empty()).then(|| Percentiles {
             mean: self.0.mean() / 1e3,
             p50: self.ms(50.0),
             p90: self.ms(90.0),
+            p95: self.ms(95.0),
             p99: self.ms(99.0),
         })
     }
@@ -198,21 +280,23 @@ mod tests {
         Outcome {
             server: Some(server.into()),
             lag: Duration::from_millis(1),
+            prompt_tokens: 10,
             e2e: Duration::from_millis(last_ms),
             first_token: Some(Duration::from_millis(first_ms)),
             last_token: Some(Duration::from_millis(last_ms)),
             output_tokens,
-            failure: None,
+            ..Outcome::default()
         }
     }
 
     fn report(outcomes: &[Outcome], servers: usize, adapter_loads: Option<f64>) -> LoadReport {
         let workload = Workload::uniform(1, 1, 0);
         let mut plan = LoadPlan::new("http://x", "m", workload, 2.0, Duration::from_secs(2));
+        plan.slo.ttft_ms = Some(25.0);
         plan.servers = vec![([127, 0, 0, 1], 1).into(); servers];
-        let mut tally = Tally::new(Instant::now());
+        let mut tally = Tally::new(Instant::now(), &plan);
         for outcome in outcomes {
-            tally.sent();
+            tally.started();
             tally.add(outcome);
         }
         tally.report(&plan, plan.duration, adapter_loads)
@@ -231,6 +315,8 @@ mod tests {
         assert_eq!((ttft.p50.round(), ttft.p99.round()), (20.0, 30.0));
         let tpot = report.tpot_ms.expect("two had a second token");
         assert_eq!((tpot.mean.round(), tpot.p90.round()), (10.0, 10.0));
+        let goodput = report.goodput.expect("an objective was given");
+        assert_eq!((goodput.share * 3.0).round(), 2.0, "10 and 20 ms of 25");
         assert_eq!(report.adapter_loads_per_1000, Some(2000.0));
         assert_eq!(
             report.load_max_over_mean,

@@ -174,6 +174,7 @@ impl Workload {
             )
         });
         let mut parts: Vec<String> = kinds.collect();
+        parts.extend(self.trace.as_ref().map(|trace| trace.file.clone()));
         parts.push(match self.adapters {
             0 => "no adapters".to_owned(),
             count if self.adapter_groups.is_empty() => format!(
