@@ -142,9 +142,37 @@ async fn loopback_only(
     request: Request,
     next: Next,
 ) -> Response {
-    if peer.ip().to_canonical().is_loopback() {
+    if is_this_machine(peer) {
         return next.run(request).await;
     }
     let text = "/debug answers on the loopback address only; use kubectl port-forward or a shell on this machine\n";
     (StatusCode::FORBIDDEN, text).into_response()
+}
+
+fn is_this_machine(peer: SocketAddr) -> bool {
+    peer.ip().to_canonical().is_loopback()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_loopback_peer_is_this_machine() {
+        for (peer, expected) in [
+            ("127.0.0.1:1", true),
+            ("127.9.9.9:1", true),
+            ("[::1]:1", true),
+            ("[::ffff:127.0.0.1]:1", true),
+            ("10.0.0.1:1", false),
+            ("[::ffff:10.0.0.1]:1", false),
+            ("[fe80::1]:1", false),
+        ] {
+            assert_eq!(
+                is_this_machine(peer.parse().expect("an address")),
+                expected,
+                "{peer}"
+            );
+        }
+    }
 }

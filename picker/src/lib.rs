@@ -13,3 +13,4 @@ pub mod extproc;
 pub mod health;
 pub mod admin;
 pub mod server;
+pub mod why;

@@ -1,15 +1,21 @@
 //! The `pointsman` binary: a table of contents.
 
+use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
-use picker::settings::{Arguments, Command, Serve};
-use picker::{server, shutdown, telemetry};
+use picker::settings::{Arguments, Command, Serve, Why};
+use picker::{server, shutdown, telemetry, why};
+use serde_json::json;
+use tokio::runtime::Runtime;
 
 fn main() -> ExitCode {
-    let Command::Serve(serve) = Arguments::parse().command;
-    match run(*serve) {
+    let done = match Arguments::parse().command {
+        Command::Serve(arguments) => serve(*arguments),
+        Command::Why(arguments) => why(&arguments),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             drop(writeln!(io::stderr(), "pointsman: {error}"));
@@ -18,24 +24,16 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(serve: Serve) -> Result<(), Box<dyn std::error::Error>> {
-    telemetry::start_log(&serve.log, serve.log_format)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        let bound = server::bind(serve).await?;
-        writeln!(
-            io::stdout(),
-            "{}",
-            serde_json::json!({ "listening": bound.listening })
-        )?;
-        let end = async {
-            if let Err(error) = shutdown::told_to_end().await {
-                tracing::warn!(%error, "signals cannot be caught; end the process by SIGKILL");
-                std::future::pending::<()>().await;
-            }
-        };
-        Ok(bound.run(end).await?)
+fn serve(arguments: Serve) -> Result<(), Box<dyn Error>> {
+    telemetry::start_log(&arguments.log, arguments.log_format)?;
+    Runtime::new()?.block_on(async {
+        let bound = server::bind(arguments).await?;
+        writeln!(io::stdout(), "{}", json!({ "listening": bound.listening }))?;
+        Ok(bound.run(shutdown::told_to_end()).await?)
     })
+}
+
+fn why(arguments: &Why) -> Result<(), Box<dyn Error>> {
+    let told = Runtime::new()?.block_on(why::tell(arguments))?;
+    Ok(io::stdout().write_all(told.as_bytes())?)
 }

@@ -24,6 +24,18 @@ pub struct Arguments {
 pub enum Command {
     /// Serve as endpoint picker.
     Serve(Box<Serve>),
+    /// Tell why a request went where it went.
+    Why(Why),
+}
+
+/// Which decision to tell of.
+#[derive(Clone, Debug, Args)]
+pub struct Why {
+    /// The request's `x-request-id`.
+    pub request_id: String,
+    /// The metrics port of the picker that decided, on this machine.
+    #[arg(long, default_value = "127.0.0.1:9090")]
+    pub admin: String,
 }
 
 /// How to serve.
@@ -192,7 +204,9 @@ mod tests {
     fn two_files_of_one_pool_are_refused_by_name() {
         let arguments =
             Arguments::try_parse_from(["pointsman", "serve", "--endpoints=a", "--endpoints=b"]);
-        let Command::Serve(serve) = arguments.expect("parses").command;
+        let Command::Serve(serve) = arguments.expect("parses").command else {
+            panic!("another command");
+        };
         let error = serve.pools().expect_err("one pool twice");
         assert_eq!(
             error,

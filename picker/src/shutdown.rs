@@ -1,10 +1,10 @@
 //! Shutdown and readiness: whether new work is welcome, and when the process is to end.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::signal::unix::{SignalKind, signal};
+use tracing::warn;
 
 use crate::driver::Pools;
 
@@ -64,16 +64,19 @@ impl Readiness {
     }
 }
 
-/// Waits for SIGTERM or SIGINT.
-///
-/// # Errors
-/// When the signals cannot be caught.
-pub async fn told_to_end() -> io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+/// Waits for SIGTERM or SIGINT; for ever where signals cannot be caught, which is logged.
+pub async fn told_to_end() {
+    let caught = signal(SignalKind::terminate())
+        .and_then(|terminate| Ok((terminate, signal(SignalKind::interrupt())?)));
+    let (mut terminate, mut interrupt) = match caught {
+        Ok(signals) => signals,
+        Err(error) => {
+            warn!(%error, "signals cannot be caught; end the process by SIGKILL");
+            return std::future::pending().await;
+        }
+    };
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    Ok(())
 }

@@ -327,6 +327,44 @@ async fn after_sigterm_it_is_not_ready_serves_what_is_open_and_ends() {
     assert!(status.is_some_and(|status| status.success()), "{status:?}");
 }
 
+#[tokio::test]
+async fn why_tells_the_receipt_of_a_request_and_what_to_do_about_an_unknown_one() {
+    let file = "endpoints: [{name: a, address: 127.0.0.1, port: 7001}]";
+    let picker = Pointsman::start(&[("ai/chat", file)]);
+    let (_, open) = ANY.ask(picker.ext_proc[0]).await;
+    let (_, listed) = picker.get("/debug/decisions").await.expect("an answer");
+    let listed: Value = serde_json::from_str(&listed).expect("JSON");
+    let id = listed["decisions"][0]["request_id"]
+        .as_str()
+        .expect("an id");
+    let why = |id: &str| {
+        let admin = format!("--admin={}", picker.admin);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pointsman"));
+        command.args(["why", id, &admin]).output().expect("it runs")
+    };
+    let told = why(id);
+    let text = String::from_utf8_lossy(&told.stdout);
+    assert!(told.status.success());
+    assert!(
+        text.starts_with(&format!("Request {id} to pool ai/chat: ")),
+        "{text}"
+    );
+    assert!(
+        text.contains("-> ai/a ") && text.contains("Chosen as the only candidate."),
+        "{text}"
+    );
+    assert!(text.ends_with("Still in flight.\n"), "{text}");
+    drop(open);
+
+    let unknown = why("no/such?id");
+    let text = String::from_utf8_lossy(&unknown.stderr);
+    assert_eq!(unknown.status.code(), Some(1));
+    assert!(
+        text.contains("no decision about request no/such?id is kept"),
+        "{text}"
+    );
+}
+
 #[test]
 fn a_wrong_endpoints_file_ends_the_start_with_field_value_and_remedy() {
     let folder = tempfile::tempdir().expect("a folder");

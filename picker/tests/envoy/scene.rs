@@ -260,7 +260,10 @@ async fn start_picker(folder: &Path, pools: usize) -> (Listening, oneshot::Sende
     ] {
         line.push(flag.to_owned());
     }
-    let Subcommand::Serve(serve) = Arguments::try_parse_from(line).expect("arguments").command;
+    let Subcommand::Serve(serve) = Arguments::try_parse_from(line).expect("arguments").command
+    else {
+        panic!("another command");
+    };
     let bound = server::bind(*serve).await.expect("the picker binds");
     let listening = bound.listening.clone();
     let (end, ended) = oneshot::channel::<()>();

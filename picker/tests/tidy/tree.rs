@@ -87,12 +87,14 @@ impl Tree {
             } else {
                 format!("{folder}/{name}")
             };
+            // In a second work tree, .git is a file.
+            if MADE.contains(&name.as_str()) {
+                continue;
+            }
             let kind = entry.file_type().expect("a file has a type");
             if kind.is_dir() {
-                if !MADE.contains(&name.as_str()) {
-                    self.read_folder(&path);
-                    self.folders.push(path);
-                }
+                self.read_folder(&path);
+                self.folders.push(path);
             } else if kind.is_file() {
                 // A file may go between the listing and the reading: an editor's, say.
                 if let Ok(bytes) = fs::read(entry.path()) {

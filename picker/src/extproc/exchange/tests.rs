@@ -54,9 +54,13 @@ impl Scene {
     }
 
     fn send(&mut self, message: ProcessingRequest) -> &mut Self {
+        self.send_at(1, message)
+    }
+
+    fn send_at(&mut self, ms: u64, message: ProcessingRequest) -> &mut Self {
         let mut answers = Answers::new();
         self.exchange
-            .on_message(Instant::from_millis(1), message, &mut answers);
+            .on_message(Instant::from_millis(ms), message, &mut answers);
         self.lines.extend(answers.iter().map(line));
         self
     }
@@ -312,6 +316,23 @@ fn a_response_passes_as_it_comes_and_its_end_ends_the_flight() {
         (Some(3), Some(9))
     );
     assert!(outcome.ttft_ms.is_some());
+}
+
+#[test]
+fn chunks_are_told_of_every_quarter_of_a_second_and_never_each() {
+    let mut scene = Scene::with(&["10.0.0.1:8000"]);
+    scene
+        .send(request_headers(true))
+        .send(response_headers("200", "text/event-stream"));
+    let event = b"data: {\"choices\":[{\"text\":\"x\"}]}\n\n";
+    let left = |scene: &Scene| scene.pools.all()[0].endpoints()[0].own.decode_tokens;
+    let begun = left(&scene);
+    for ms in 1..=250 {
+        scene.send_at(ms, response_body(event, false));
+        assert_eq!(left(&scene), begun, "at {ms} ms");
+    }
+    scene.send_at(251, response_body(event, false));
+    assert_eq!(left(&scene), begun - 251);
 }
 
 #[test]
