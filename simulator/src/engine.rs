@@ -116,7 +116,6 @@ pub struct Engine {
     kv_batches: Vec<KvBatch>,
     kv_sequence: u64,
     // Kept for their memory.
-    passed: VecDeque<Live>,
     hits: Vec<BlockId>,
     table: Vec<BlockId>,
 }
@@ -142,7 +141,6 @@ impl Engine {
             submitted: 0,
             kv_batches: Vec::new(),
             kv_sequence: 0,
-            passed: VecDeque::new(),
             hits: Vec::new(),
             table: Vec::new(),
         }

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use picker_core::time::Instant;
 
-use super::Engine;
 use super::request::Live;
 use super::step_time::Work;
+use super::{AdapterId, Engine};
 
 /// The step that was put together.
 pub(super) struct Step {
@@ -97,53 +97,70 @@ fn preempt_newest(engine: &mut Engine) {
     engine.waiting.push_front(victim);
 }
 
-/// Admits waiting requests in order of arrival. Only a request whose adapter finds no slot, or is not in memory yet, is passed by others; one
-/// that finds no blocks holds up everyone behind it.
+/// Admits waiting requests in order of arrival, those that were passed before first. Only a request whose adapter finds no slot, or is not in
+/// memory yet, is passed by others; one that finds no blocks holds up everyone behind it.
 fn admit(engine: &mut Engine, now: Instant, budget: &mut u32, work: &mut Work) {
-    debug_assert!(engine.passed.is_empty(), "emptied when a step is complete");
-    while *budget > 0 && engine.running.len() < engine.profile.max_num_seqs {
-        let deferred = !engine.deferred.is_empty();
-        let queue = if deferred {
-            &mut engine.deferred
-        } else {
-            &mut engine.waiting
-        };
-        let Some(mut live) = queue.pop_front() else {
-            break;
-        };
-        let adapter = live.request.adapter;
-        if adapter.is_some_and(|id| !engine.slots.has_room(id) || !engine.slots.fetch(id, now)) {
-            engine.passed.push_back(live);
+    let mut place = 0;
+    while place < engine.deferred.len() && has_room(engine, *budget) {
+        let adapter = engine.deferred[place].request.adapter;
+        if !may_join(engine, adapter, now) {
+            place += 1;
             continue;
         }
-        if !take_blocks(engine, &mut live, *budget) {
-            let queue = if deferred {
-                &mut engine.deferred
-            } else {
-                &mut engine.waiting
-            };
-            queue.push_front(live);
-            break;
+        let Some(live) = engine.deferred.remove(place) else {
+            return;
+        };
+        if let Some(live) = start(engine, live, now, budget, work) {
+            engine.deferred.insert(place, live);
+            return;
         }
-        if live.admitted.is_none() {
-            live.admitted = Some(now);
-            live.cached_tokens = live.computed;
-            engine
-                .statistics
-                .looked_up(live.request.prompt_tokens, live.computed);
-        }
-        if let Some(id) = adapter {
-            engine.slots.join(id);
-        }
-        let tokens = live.remaining().min(*budget);
-        *budget -= tokens;
-        engine.running.push(live);
-        book(engine, engine.running.len() - 1, tokens, work);
     }
-    // What was passed stays in front of what was not looked at.
-    while let Some(live) = engine.passed.pop_back() {
-        engine.deferred.push_front(live);
+    while has_room(engine, *budget)
+        && let Some(live) = engine.waiting.pop_front()
+    {
+        if !may_join(engine, live.request.adapter, now) {
+            engine.deferred.push_back(live);
+        } else if let Some(live) = start(engine, live, now, budget, work) {
+            engine.waiting.push_front(live);
+            return;
+        }
     }
+}
+
+fn has_room(engine: &Engine, budget: u32) -> bool {
+    budget > 0 && engine.running.len() < engine.profile.max_num_seqs
+}
+
+fn may_join(engine: &mut Engine, adapter: Option<AdapterId>, now: Instant) -> bool {
+    let slots = &mut engine.slots;
+    adapter.is_none_or(|id| slots.has_room(id) && slots.fetch(id, now))
+}
+
+/// Lets a waiting request run; gives it back if there are too few blocks.
+fn start(
+    engine: &mut Engine,
+    mut live: Live,
+    now: Instant,
+    budget: &mut u32,
+    work: &mut Work,
+) -> Option<Live> {
+    if !take_blocks(engine, &mut live, *budget) {
+        return Some(live);
+    }
+    if live.admitted.is_none() {
+        live.admitted = Some(now);
+        live.cached_tokens = live.computed;
+        let prompt_tokens = live.request.prompt_tokens;
+        engine.statistics.looked_up(prompt_tokens, live.computed);
+    }
+    if let Some(adapter) = live.request.adapter {
+        engine.slots.join(adapter);
+    }
+    let tokens = live.remaining().min(*budget);
+    *budget -= tokens;
+    engine.running.push(live);
+    book(engine, engine.running.len() - 1, tokens, work);
+    None
 }
 
 /// Takes what the prefix cache has of a waiting request, and blocks for the tokens that `budget` lets it compute; false, and nothing
