@@ -5,12 +5,15 @@
 
 pub mod arguments;
 
+mod adapters;
 mod api;
 mod connections;
+mod control;
 mod drive;
 mod openai;
 mod received;
 mod refusal;
+mod vocabulary;
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,13 +21,18 @@ use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::profile::ProfileError;
 use crate::engine::{Engine, Profile};
 
+pub use control::Termination;
 pub use received::{Received, body_hash};
 
+use adapters::Adapters;
+use connections::Ends;
+use control::Control;
 use received::Record;
 
 /// What to serve, and where.
@@ -40,6 +48,12 @@ pub struct Options {
     pub addresses: Vec<SocketAddr>,
     /// Requests that each server remembers for [`Server::received`]; the oldest are forgotten first.
     pub remember: usize,
+    /// vLLM's `--max-num-queued-reqs`: requests in a server beyond which it answers 503.
+    pub max_num_queued_reqs: Option<usize>,
+    /// vLLM's `--enable-server-load-tracking`: `/load` tells the requests in flight, and not 0.
+    pub track_load: bool,
+    /// Whether `/sim/state` is served, by which anybody who reaches a server can make it crash, hang, slow down or fail.
+    pub control: bool,
 }
 
 impl Options {
@@ -52,6 +66,9 @@ impl Options {
             profile,
             addresses: vec![SocketAddr::from(([127, 0, 0, 1], 0)); count],
             remember: 10_000,
+            max_num_queued_reqs: None,
+            track_load: false,
+            control: false,
         }
     }
 }
@@ -96,6 +113,9 @@ pub async fn spawn(options: Options) -> Result<Vec<Server>, ServeError> {
             model: options.model.clone(),
             adapters: options.adapters.clone(),
             profile: options.profile.clone(),
+            max_num_queued_reqs: options.max_num_queued_reqs,
+            track_load: options.track_load,
+            control: options.control,
         });
         let record = Arc::new(Record::new(options.remember));
         let running = Some(Running::start(listener, &identity, &record));
@@ -116,6 +136,9 @@ struct Identity {
     model: String,
     adapters: Vec<String>,
     profile: Profile,
+    max_num_queued_reqs: Option<usize>,
+    track_load: bool,
+    control: bool,
 }
 
 /// One running server. Dropping it stops it at once.
@@ -171,35 +194,108 @@ impl Server {
         self.running = Some(Running::start(listener, &self.identity, &self.record));
         Ok(())
     }
+
+    /// The engine crashes, as recorded: streams get an error event and `[DONE]`, other requests status 500, the port closes.
+    /// [`Server::exited`] follows some 5 s later.
+    pub async fn crash(&self) {
+        if let Some(running) = &self.running {
+            running.control.crash().await;
+        }
+    }
+
+    /// The engine hangs: `/health` and `/v1/models` answer, `/metrics` stands still, requests get no token and no end.
+    pub async fn hang(&self) {
+        if let Some(running) = &self.running {
+            running.control.hang(true).await;
+        }
+    }
+
+    /// A hung engine goes on where it was.
+    pub async fn resume(&self) {
+        if let Some(running) = &self.running {
+            running.control.hang(false).await;
+        }
+    }
+
+    /// Steps take the time of the profile divided by `speed` from now on: 0.5 is half as fast. Until the next restart.
+    pub async fn set_speed(&self, speed: f64) {
+        if let Some(running) = &self.running {
+            running.control.set_speed(speed).await;
+        }
+    }
+
+    /// This share of the requests to generate, evenly spread, is answered with status 500. Until the next restart.
+    pub fn fail_share(&self, share: f64) {
+        if let Some(running) = &self.running {
+            running.control.fail(share);
+        }
+    }
+
+    /// Ends as SIGTERM ends vLLM. Returns when the port has closed, or when a drain has hung.
+    pub async fn terminate(&self, termination: Termination) {
+        if let Some(running) = &self.running {
+            running.control.terminate(termination).await;
+        }
+    }
+
+    /// Returns when its process would have ended: after a kill, a crash or a termination.
+    pub async fn exited(&self) {
+        if let Some(running) = &self.running {
+            running.exited.cancelled().await;
+        }
+    }
 }
 
 /// The tasks of one life of a server.
 #[derive(Debug)]
 struct Running {
     engine: drive::EngineHandle,
-    stop: CancellationToken,
+    control: Arc<Control>,
+    ends: Ends,
+    exited: CancellationToken,
     connections: Option<JoinHandle<()>>,
 }
 
 impl Running {
     fn start(listener: TcpListener, identity: &Arc<Identity>, record: &Arc<Record>) -> Self {
-        let engine = drive::start(Engine::new(identity.profile.clone()), Arc::clone(identity));
-        let stop = CancellationToken::new();
-        let api = api::Api::new(Arc::clone(identity), engine.clone(), Arc::clone(record));
-        let connections = tokio::spawn(connections::accept(
-            listener,
-            Arc::new(api),
-            stop.child_token(),
-        ));
+        let adapters = Arc::new(Adapters::new(&identity.model, &identity.adapters));
+        let engine = drive::start(
+            Engine::new(identity.profile.clone()),
+            Arc::clone(identity),
+            Arc::clone(&adapters),
+        );
+        let ends = Ends::default();
+        let exited = CancellationToken::new();
+        let control = Arc::new(Control::new(engine.clone(), ends.close.clone()));
+        let api = api::Api::new(
+            Arc::clone(identity),
+            adapters,
+            engine.clone(),
+            Arc::clone(&control),
+            Arc::clone(record),
+        );
+        let accepting = connections::accept(listener, Arc::new(api), ends.clone());
+        let (ended, lingering) = (exited.clone(), Arc::clone(&control));
+        let stop = ends.stop.clone();
+        let connections = tokio::spawn(async move {
+            accepting.await;
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = sleep(lingering.lingers()) => {}
+            }
+            ended.cancel();
+        });
         Self {
             engine,
-            stop,
+            control,
+            ends,
+            exited,
             connections: Some(connections),
         }
     }
 
     async fn stop(mut self) {
-        self.stop.cancel();
+        self.ends.stop.cancel();
         if let Some(connections) = self.connections.take() {
             // A panic of a connection has been reported where it happened; the port is closed either way.
             drop(connections.await);
@@ -209,7 +305,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.stop.cancel();
+        self.ends.stop.cancel();
     }
 }
 

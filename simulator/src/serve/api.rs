@@ -1,6 +1,12 @@
 //! The HTTP API of one server: which path answers what.
 
 mod answer;
+mod generate;
+mod models;
+mod response;
+mod spoken;
+mod state;
+mod tokens;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,13 +20,14 @@ use hyper::body::Incoming;
 use picker_core::seed::Random;
 
 use super::Identity;
-use super::drive::{EngineHandle, Generation};
-use super::openai::{Ask, Flavour};
+use super::adapters::Adapters;
+use super::control::Control;
+use super::drive::EngineHandle;
+use super::openai::{Flavour, field};
 use super::received::Record;
 use super::refusal::{Refusal, json_response, method_not_allowed, not_found};
 use crate::engine::AdapterId;
 use crate::engine::exposition::Answered;
-use answer::Answer;
 
 /// The largest body that is read; vLLM itself has no limit.
 const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
@@ -29,7 +36,9 @@ const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
 #[derive(Debug)]
 pub(super) struct Api {
     identity: Arc<Identity>,
+    adapters: Arc<Adapters>,
     engine: EngineHandle,
+    control: Arc<Control>,
     record: Arc<Record>,
     pod: HeaderValue,
     port: HeaderValue,
@@ -39,13 +48,21 @@ pub(super) struct Api {
 }
 
 impl Api {
-    pub(super) fn new(identity: Arc<Identity>, engine: EngineHandle, record: Arc<Record>) -> Self {
+    pub(super) fn new(
+        identity: Arc<Identity>,
+        adapters: Arc<Adapters>,
+        engine: EngineHandle,
+        control: Arc<Control>,
+        record: Arc<Record>,
+    ) -> Self {
         let pod = HeaderValue::from_str(&identity.name).unwrap_or(HeaderValue::from_static("sim"));
         let port = HeaderValue::from(identity.address.port());
         let ids_seed = unix_time().as_nanos() as u64 ^ u64::from(identity.address.port());
         Self {
             identity,
+            adapters,
             engine,
+            control,
             record,
             pod,
             port,
@@ -63,10 +80,7 @@ impl Api {
                 self.record.add(&parts, &body);
                 self.route(&parts, &body, arrived).await
             }
-            Err(error) => {
-                let refusal = Refusal::unreadable(&error.to_string());
-                json_response(refusal.status(), refusal.text())
-            }
+            Err(error) => Refusal::unreadable(&error.to_string()).response(),
         };
         let headers = response.headers_mut();
         headers.insert(SERVER, HeaderValue::from_static("uvicorn"));
@@ -80,150 +94,135 @@ impl Api {
     }
 
     async fn route(&self, parts: &Parts, body: &Bytes, arrived: Instant) -> Response<Body> {
-        match (parts.uri.path(), &parts.method) {
-            ("/v1/completions", &Method::POST) => {
+        let path = parts.uri.path();
+        if path == "/sim/state" && self.identity.control {
+            return self.state(&parts.method, body).await;
+        }
+        let Some(allowed) = methods(path) else {
+            return not_found();
+        };
+        let method = parts.method.as_str();
+        if !allowed.split(", ").any(|allowed| allowed == method) {
+            return method_not_allowed(allowed);
+        }
+        match path {
+            "/v1/completions" => {
                 self.generate(Flavour::Completion, parts, body, arrived)
                     .await
             }
-            ("/v1/chat/completions", &Method::POST) => {
-                self.generate(Flavour::Chat, parts, body, arrived).await
-            }
-            ("/v1/models", &Method::GET) => {
-                let text = self.models();
-                let counted = self.counted("/v1/models", "GET", body, arrived);
-                counted.ended(StatusCode::OK, text.len()).await;
-                json_response(StatusCode::OK, text)
-            }
-            ("/health", &Method::GET) | ("/ping", &Method::GET | &Method::POST) => {
-                Response::new(Body::empty())
-            }
-            ("/version", &Method::GET) => {
-                json_response(StatusCode::OK, r#"{"version":"0.32.0"}"#.into())
-            }
-            ("/load", &Method::GET) => json_response(StatusCode::OK, r#"{"server_load":0}"#.into()),
-            ("/metrics", &Method::GET) => {
+            "/v1/chat/completions" => self.generate(Flavour::Chat, parts, body, arrived).await,
+            "/v1/responses" => self.generate(Flavour::Response, parts, body, arrived).await,
+            "/health" | "/ping" => Response::new(Body::empty()),
+            "/version" => json_response(StatusCode::OK, r#"{"version":"0.32.0"}"#.into()),
+            "/load" => self.server_load(),
+            "/metrics" => {
                 let mut response = Response::new(Body::from(self.engine.metrics().await));
                 let kind = HeaderValue::from_static("text/plain; version=1.0.0; charset=utf-8");
                 response.headers_mut().insert(CONTENT_TYPE, kind);
                 response
             }
-            ("/v1/completions" | "/v1/chat/completions", _) => method_not_allowed("POST"),
-            ("/v1/models" | "/health" | "/version" | "/load" | "/metrics", _) => {
-                method_not_allowed("GET")
+            _ => {
+                let (handler, answered) = self.brief(path, parts, body);
+                let (status, text, kind) = match answered {
+                    Ok(Brief::Json(text)) => (StatusCode::OK, text, Some("application/json")),
+                    Ok(Brief::Text(text)) => (StatusCode::OK, text, None),
+                    Err(refusal) => (refusal.status(), refusal.text(), Some("application/json")),
+                };
+                let counted = self.counted(handler, method_name(&parts.method), body, arrived);
+                counted.ended(status, text.len()).await;
+                let mut response = Response::new(Body::from(text));
+                *response.status_mut() = status;
+                if let Some(kind) = kind {
+                    let kind = HeaderValue::from_static(kind);
+                    response.headers_mut().insert(CONTENT_TYPE, kind);
+                }
+                response
             }
-            ("/ping", _) => method_not_allowed("GET, POST"),
-            _ => not_found(),
         }
     }
 
-    async fn generate(
+    /// What is answered without the engine, and what metrics call its handler.
+    fn brief(
         &self,
-        flavour: Flavour,
+        path: &str,
         parts: &Parts,
         body: &Bytes,
-        arrived: Instant,
-    ) -> Response<Body> {
-        let handler = match flavour {
-            Flavour::Completion => "/v1/completions",
-            Flavour::Chat => "/v1/chat/completions",
-        };
-        let counted = self.counted(handler, "POST", body, arrived);
-        let whole = match self.start(flavour, parts, body).await {
-            Ok(answer) if answer.is_streamed() => return answer.into_stream(counted),
-            Ok(answer) => answer.into_whole().await,
-            Err(refusal) => Err(refusal),
-        };
-        let (status, text) = match whole {
-            Ok(text) => (StatusCode::OK, text),
-            Err(refusal) => (refusal.status(), refusal.text()),
-        };
-        counted.ended(status, text.len()).await;
-        json_response(status, text)
+    ) -> (&'static str, Result<Brief, Refusal>) {
+        let header = parts.headers.get(CONTENT_TYPE);
+        let content_type = header.and_then(|value| value.to_str().ok());
+        let body = || field::object(content_type, body);
+        match path {
+            "/v1/models" => ("/v1/models", Ok(Brief::Json(self.models()))),
+            "/tokenize" => (
+                "/tokenize",
+                body()
+                    .and_then(|body| self.tokenize(&body))
+                    .map(Brief::Json),
+            ),
+            "/detokenize" => (
+                "/detokenize",
+                body()
+                    .and_then(|body| self.detokenize(&body))
+                    .map(Brief::Json),
+            ),
+            "/v1/load_lora_adapter" => (
+                "/v1/load_lora_adapter",
+                body()
+                    .and_then(|body| self.load_adapter(&body))
+                    .map(Brief::Text),
+            ),
+            "/v1/unload_lora_adapter" => (
+                "/v1/unload_lora_adapter",
+                body()
+                    .and_then(|body| self.unload_adapter(&body))
+                    .map(Brief::Text),
+            ),
+            "/adapters" => (
+                "/adapters",
+                body()
+                    .and_then(|body| self.register_adapter(&body))
+                    .map(Brief::Text),
+            ),
+            "/v1/completions/render" => {
+                ("/v1/completions/render", Err(Refusal::scale_out_disabled()))
+            }
+            "/v1/chat/completions/render" => (
+                "/v1/chat/completions/render",
+                Err(Refusal::scale_out_disabled()),
+            ),
+            "/inference/v1/generate" => {
+                ("/inference/v1/generate", Err(Refusal::scale_out_disabled()))
+            }
+            _ => {
+                let name = path.trim_start_matches("/adapters/");
+                let removed = self.adapters.unload(name);
+                (
+                    "/adapters/{adapter_name}",
+                    removed.map(|_| Brief::Text(format!("Adapter {name} unregistered"))),
+                )
+            }
+        }
     }
 
-    /// Hands the request to the engine.
-    async fn start(
-        &self,
-        flavour: Flavour,
-        parts: &Parts,
-        body: &Bytes,
-    ) -> Result<Answer, Refusal> {
-        let ask = Ask::read(flavour, &parts.headers, body)?;
-        let (model, adapter) = self.model(ask.model.as_deref())?;
-        let lengths = ask.lengths(self.identity.profile.max_model_len)?;
-        let generation = Generation {
-            adapter,
-            prompt_tokens: ask.prompt_tokens,
-            output_tokens: lengths.output_tokens,
-            max_tokens: lengths.max_tokens,
-            finish: lengths.finish,
-        };
-        // The lengths and the adapter have just been checked, so no answer means that the server is being killed.
-        let outputs = self.engine.submit(generation).await.ok().flatten();
-        let outputs = outputs.ok_or_else(Refusal::engine_dead)?;
-        let asked_id = parts
-            .headers
-            .get("x-request-id")
-            .and_then(|id| id.to_str().ok());
-        let id = asked_id.map_or_else(|| format!("{:016x}", self.draw()), str::to_owned);
-        Ok(Answer::new(
-            &ask,
-            model,
-            &id,
-            unix_time().as_secs(),
-            outputs,
-        ))
+    fn server_load(&self) -> Response<Body> {
+        let tracked = self.identity.track_load;
+        let load = if tracked { self.control.in_flight() } else { 0 };
+        json_response(StatusCode::OK, format!(r#"{{"server_load":{load}}}"#))
     }
 
     /// The name that the answer gives and the adapter, of a base model, an adapter, or no model at all.
-    fn model(&self, asked: Option<&str>) -> Result<(&str, Option<AdapterId>), Refusal> {
+    fn model(&self, asked: Option<&str>) -> Result<(String, Option<AdapterId>), Refusal> {
         let base = self.identity.model.as_str();
         let Some(asked) = asked.filter(|asked| !asked.is_empty() && *asked != base) else {
-            return Ok((base, None));
+            return Ok((base.to_owned(), None));
         };
-        let place = self.identity.adapters.iter().position(|name| name == asked);
-        place
-            .map(|place| {
-                (
-                    self.identity.adapters[place].as_str(),
-                    Some(AdapterId(place as u32)),
-                )
-            })
-            .ok_or_else(|| Refusal::unknown_model(asked, base))
-    }
-
-    fn models(&self) -> String {
-        let base = &self.identity.model;
-        let length = self.identity.profile.max_model_len.to_string();
-        let created = unix_time().as_secs();
-        let mut cards =
-            vec![self.model_card(base, &format!("/models/{base}"), None, &length, created)];
-        for name in &self.identity.adapters {
-            let root = format!("/adapters/{name}");
-            cards.push(self.model_card(name, &root, Some(base), "null", created));
+        match self.adapters.find(asked) {
+            Some(_) if self.identity.profile.max_loras == 0 => {
+                Err(Refusal::unknown_model(asked, base))
+            }
+            Some(id) => Ok((asked.to_owned(), Some(id))),
+            None => Err(Refusal::unknown_model(asked, base)),
         }
-        format!(r#"{{"object":"list","data":[{}]}}"#, cards.join(","))
-    }
-
-    fn model_card(
-        &self,
-        name: &str,
-        root: &str,
-        parent: Option<&str>,
-        max_model_len: &str,
-        created: u64,
-    ) -> String {
-        let text = |text: &str| serde_json::Value::from(text).to_string();
-        let parent = parent.map_or_else(|| "null".into(), text);
-        let permission = format!(
-            r#"{{"id":"modelperm-{:016x}","object":"model_permission","created":{created},"allow_create_engine":false,"allow_sampling":true,"allow_logprobs":true,"allow_search_indices":false,"allow_view":true,"allow_fine_tuning":false,"organization":"*","group":null,"is_blocking":false}}"#,
-            self.draw()
-        );
-        format!(
-            r#"{{"id":{},"object":"model","created":{created},"owned_by":"vllm","root":{},"parent":{parent},"max_model_len":{max_model_len},"permission":[{permission}]}}"#,
-            text(name),
-            text(root),
-        )
     }
 
     fn draw(&self) -> u64 {
@@ -245,6 +244,43 @@ impl Api {
             bytes: body.len(),
             arrived,
         }
+    }
+}
+
+/// An answer that is there at once.
+enum Brief {
+    Json(String),
+    Text(String),
+}
+
+/// What a path takes; none if vLLM does not have it.
+fn methods(path: &str) -> Option<&'static str> {
+    match path {
+        "/v1/completions"
+        | "/v1/chat/completions"
+        | "/v1/responses"
+        | "/tokenize"
+        | "/detokenize"
+        | "/v1/load_lora_adapter"
+        | "/v1/unload_lora_adapter"
+        | "/adapters"
+        | "/v1/completions/render"
+        | "/v1/chat/completions/render"
+        | "/inference/v1/generate" => Some("POST"),
+        "/v1/models" | "/health" | "/version" | "/load" | "/metrics" => Some("GET"),
+        "/ping" => Some("GET, POST"),
+        _ => path
+            .strip_prefix("/adapters/")
+            .filter(|name| !name.is_empty() && !name.contains('/'))
+            .map(|_| "DELETE"),
+    }
+}
+
+const fn method_name(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::DELETE => "DELETE",
+        _ => "POST",
     }
 }
 
@@ -276,4 +312,9 @@ fn unix_time() -> Duration {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or(Duration::ZERO)
+}
+
+/// A text as JSON.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
 }

@@ -5,13 +5,36 @@ use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 
-use clap::Args;
+use std::time::Duration;
 
-use super::{Options, spawn};
+use clap::Args;
+use futures::future::join_all;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Options, Server, Termination, spawn};
 use crate::engine::Profile;
+
+/// What `--help` says of signals and of `/sim/state`.
+const AFTER_HELP: &str = "\
+Signals:
+  SIGTERM  as vLLM: without --shutdown-timeout answers are cut and the ports close; with it, what is there is finished
+           while new requests get 500, and what takes longer hangs until SIGKILL
+  SIGINT   ends at once
+
+With --control, POST /sim/state on the port of a server changes it while it runs. The body is a JSON object of:
+  \"speed\": X         divides the time of a step, in addition to --speed; 1 is as before
+  \"fail_share\": X    this share of requests is answered with status 500, from 0 to 1
+  \"state\": S         hang   no more tokens; /health answers, /metrics stands still
+                     run    go on after a hang
+                     crash  answers become errors, the port closes, 5 s later the process ends with status 1 if no
+                            server is left in it
+                     cut    as SIGTERM without --shutdown-timeout
+                     fail   as cut, but answers become errors, as vLLM does at times
+                     drain  as SIGTERM with a --shutdown-timeout of \"timeout_seconds\", 20 if not given";
 
 /// Serve models that do not exist: HTTP servers that answer as vLLM does, at a modelled speed.
 #[derive(Args, Clone, Debug)]
+#[command(after_help = AFTER_HELP)]
 pub struct Arguments {
     /// The first port with --count (P, P+1, ...), the port of every address with --addresses; 0 takes free ports
     #[arg(long, value_name = "P", default_value_t = 8000)]
@@ -57,14 +80,27 @@ pub struct Arguments {
     /// Divides the time of a step: 0.5 is half as fast
     #[arg(long, value_name = "X")]
     speed: Option<f64>,
+    /// Requests in a server, waiting or running, beyond which it answers 503
+    #[arg(long, value_name = "N")]
+    max_num_queued_reqs: Option<usize>,
+    /// Tell the requests in flight in /load, which is 0 otherwise
+    #[arg(long)]
+    enable_server_load_tracking: bool,
+    /// How long SIGTERM lets requests finish; 0 cuts them
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    shutdown_timeout: u64,
+    /// Let anybody who reaches a server change it by /sim/state
+    #[arg(long)]
+    control: bool,
 }
 
 impl Arguments {
-    /// Serves until Ctrl-C.
+    /// Serves until a signal, or until every server has crashed or ended.
     ///
     /// # Errors
     /// Says which option does not fit.
     pub async fn run(self) -> Result<ExitCode, Box<dyn Error>> {
+        let timeout = Duration::from_secs(self.shutdown_timeout);
         let servers = spawn(self.options()?).await?;
         let mut out = io::stdout().lock();
         for server in &servers {
@@ -77,7 +113,22 @@ impl Arguments {
         }
         out.flush()?;
         drop(out);
-        tokio::signal::ctrl_c().await?;
+        let mut terminated = signal(SignalKind::terminate())?;
+        let mut interrupted = signal(SignalKind::interrupt())?;
+        tokio::select! {
+            _ = interrupted.recv() => return Ok(ExitCode::SUCCESS),
+            () = exited(&servers) => return Ok(ExitCode::FAILURE),
+            _ = terminated.recv() => {}
+        }
+        let termination = Termination::with_timeout(timeout);
+        let terminate = async {
+            join_all(servers.iter().map(|server| server.terminate(termination))).await;
+            exited(&servers).await;
+        };
+        tokio::select! {
+            _ = interrupted.recv() => {}
+            () = terminate => {}
+        }
         Ok(ExitCode::SUCCESS)
     }
 
@@ -98,6 +149,9 @@ impl Arguments {
             profile,
             addresses,
             remember: 0,
+            max_num_queued_reqs: self.max_num_queued_reqs,
+            track_load: self.enable_server_load_tracking,
+            control: self.control,
         })
     }
 
@@ -121,6 +175,11 @@ impl Arguments {
             .map(|place| SocketAddr::from((Ipv4Addr::LOCALHOST, port(place))))
             .collect())
     }
+}
+
+/// Returns when the process of every server would have ended.
+async fn exited(servers: &[Server]) {
+    join_all(servers.iter().map(Server::exited)).await;
 }
 
 fn profile(name: &str) -> Result<Profile, String> {

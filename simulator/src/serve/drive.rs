@@ -9,20 +9,57 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant as Clock, sleep_until};
 
 use super::Identity;
+use super::adapters::Adapters;
+use super::openai::plan::Choice;
 use crate::engine::exposition::{About, Answered, Traffic, text};
-use crate::engine::{AdapterId, Engine, FinishReason, Output, Request, RequestId, SubmitError};
+use crate::engine::{AdapterId, Content, Engine, Output, Request, RequestId};
 
 /// Commands that may wait for the engine's task; senders wait for room.
 const COMMANDS: usize = 256;
 
 /// What a client asks the engine for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Generation {
     pub(super) adapter: Option<AdapterId>,
-    pub(super) prompt_tokens: u32,
-    pub(super) output_tokens: u32,
-    pub(super) max_tokens: u32,
-    pub(super) finish: FinishReason,
+    pub(super) choices: Vec<Choice>,
+    /// Choices of each prompt; they are admitted together.
+    pub(super) n: usize,
+    /// Only requests with the same one share prefixes.
+    pub(super) salt: Option<u64>,
+}
+
+/// What a client hears of its generation.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Event {
+    /// A choice was given a token.
+    Token(usize, Output),
+    /// There will be no more.
+    Ended(Ending),
+}
+
+/// How an engine ends what it has not finished.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// Answers stop where they are, as if they were whole.
+    Cut,
+    /// Answers are errors.
+    Failed,
+}
+
+/// Why an engine took nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rejected {
+    /// `--max-num-queued-reqs` is reached.
+    Busy,
+    /// It has ended.
+    Ended,
+}
+
+/// What ORCA headers tell.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Load {
+    pub(super) waiting: usize,
+    pub(super) kv_usage: f64,
 }
 
 /// The way to the task of one engine. The task ends when the last handle is gone.
@@ -33,35 +70,30 @@ pub(super) struct EngineHandle(mpsc::Sender<Command>);
 enum Command {
     Submit(
         Generation,
-        mpsc::Sender<Output>,
-        oneshot::Sender<Result<(), SubmitError>>,
+        oneshot::Sender<Result<mpsc::Receiver<Event>, Rejected>>,
     ),
     Answered(Answered),
     Metrics(oneshot::Sender<String>),
+    Load(oneshot::Sender<Load>),
     Unfinished(oneshot::Sender<usize>),
+    WhenIdle(oneshot::Sender<()>),
+    Hang(bool),
+    SlowDown(f64),
+    End(Ending),
 }
 
 impl EngineHandle {
-    /// Hands a request to the engine. The receiver gets one [`Output`] a token; dropping it aborts the request.
+    /// Hands requests to the engine. The receiver gets one [`Event::Token`] a token; dropping it aborts them.
     ///
     /// # Errors
-    /// As [`Engine::submit`]. `None` if the server is being killed.
+    /// As many requests as allowed are there already, or the engine has ended.
     pub(super) async fn submit(
         &self,
         generation: Generation,
-    ) -> Result<Option<mpsc::Receiver<Output>>, SubmitError> {
-        // Room for every token: a client that reads slowly never makes the engine wait.
-        let (outputs, receiver) = mpsc::channel(generation.output_tokens.max(1) as usize);
-        let (accepted, answer) = oneshot::channel();
-        let sent = self
-            .0
-            .send(Command::Submit(generation, outputs, accepted))
-            .await;
-        match (sent, answer.await) {
-            (Ok(()), Ok(Ok(()))) => Ok(Some(receiver)),
-            (Ok(()), Ok(Err(error))) => Err(error),
-            _ => Ok(None),
-        }
+    ) -> Result<mpsc::Receiver<Event>, Rejected> {
+        self.ask(|answer| Command::Submit(generation, answer))
+            .await
+            .unwrap_or(Err(Rejected::Ended))
     }
 
     /// Counts an answered request on the metrics page.
@@ -75,9 +107,34 @@ impl EngineHandle {
         self.ask(Command::Metrics).await.unwrap_or_default()
     }
 
+    /// The gauges of the last step's end; none if the server is being killed.
+    pub(super) async fn load(&self) -> Option<Load> {
+        self.ask(Command::Load).await
+    }
+
     /// Requests that the engine has not finished.
     pub(super) async fn unfinished(&self) -> usize {
         self.ask(Command::Unfinished).await.unwrap_or_default()
+    }
+
+    /// Returns when the engine has finished all it had.
+    pub(super) async fn idle(&self) {
+        self.ask(Command::WhenIdle).await;
+    }
+
+    /// Stops the engine, or lets it go on.
+    pub(super) async fn hang(&self, hung: bool) {
+        drop(self.0.send(Command::Hang(hung)).await);
+    }
+
+    /// Makes every later step take `factor` times as long as the profile says.
+    pub(super) async fn slow_down(&self, factor: f64) {
+        drop(self.0.send(Command::SlowDown(factor)).await);
+    }
+
+    /// Ends it: what it has ends as `ending` says, and it takes nothing more.
+    pub(super) async fn end(&self, ending: Ending) {
+        drop(self.0.send(Command::End(ending)).await);
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
@@ -88,7 +145,11 @@ impl EngineHandle {
 }
 
 /// Starts the task of `engine`, whose time is zero now.
-pub(super) fn start(engine: Engine, identity: Arc<Identity>) -> EngineHandle {
+pub(super) fn start(
+    engine: Engine,
+    identity: Arc<Identity>,
+    adapters: Arc<Adapters>,
+) -> EngineHandle {
     let (commands, receiver) = mpsc::channel(COMMANDS);
     let started_unix = SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -96,12 +157,14 @@ pub(super) fn start(engine: Engine, identity: Arc<Identity>) -> EngineHandle {
     let driven = Driven {
         engine,
         identity,
+        adapters,
         started: Clock::now(),
         started_unix_seconds: started_unix.as_secs_f64(),
         traffic: Traffic::default(),
         clients: HashMap::new(),
         next_id: 0,
         outputs: Vec::new(),
+        waiting_for_idle: Vec::new(),
     };
     tokio::spawn(driven.run(receiver));
     EngineHandle(commands)
@@ -110,12 +173,27 @@ pub(super) fn start(engine: Engine, identity: Arc<Identity>) -> EngineHandle {
 struct Driven {
     engine: Engine,
     identity: Arc<Identity>,
+    adapters: Arc<Adapters>,
     started: Clock,
     started_unix_seconds: f64,
     traffic: Traffic,
-    clients: HashMap<RequestId, mpsc::Sender<Output>>,
+    clients: HashMap<RequestId, Client>,
     next_id: u64,
     outputs: Vec<Output>,
+    waiting_for_idle: Vec<oneshot::Sender<()>>,
+}
+
+/// Who hears of a request, and as which choice.
+struct Client {
+    choice: usize,
+    events: mpsc::Sender<Event>,
+}
+
+impl Client {
+    fn tell(&self, event: Event) {
+        // The channel has room for every event, so this fails only when the client has just left.
+        let _ = self.events.try_send(event);
+    }
 }
 
 impl Driven {
@@ -135,6 +213,11 @@ impl Driven {
             if let Some(command) = command {
                 self.handle(now, command);
             }
+            if self.clients.is_empty() {
+                for waiting in self.waiting_for_idle.drain(..) {
+                    let _ = waiting.send(());
+                }
+            }
         }
     }
 
@@ -146,7 +229,7 @@ impl Driven {
         // vLLM takes aborts between steps, so it is enough to look for clients that left when one ends.
         let engine = &mut self.engine;
         self.clients.retain(|&id, client| {
-            let gone = client.is_closed();
+            let gone = client.events.is_closed();
             if gone {
                 engine.abort(now, id);
             }
@@ -155,8 +238,7 @@ impl Driven {
         self.engine.advance(now, &mut self.outputs);
         for output in self.outputs.drain(..) {
             if let Some(client) = self.clients.get(&output.request) {
-                // The channel has room for every token, so this fails only when the client has just left.
-                let _ = client.try_send(output);
+                client.tell(Event::Token(client.choice, output));
             }
             if output.finished.is_some() {
                 self.clients.remove(&output.request);
@@ -166,34 +248,83 @@ impl Driven {
 
     fn handle(&mut self, now: Instant, command: Command) {
         match command {
-            Command::Submit(generation, client, accepted) => {
-                let id = RequestId(self.next_id);
-                self.next_id += 1;
-                let request = Request {
-                    id,
-                    adapter: generation.adapter,
-                    prompt_tokens: generation.prompt_tokens,
-                    output_tokens: generation.output_tokens,
-                    max_tokens: generation.max_tokens,
-                    finish: generation.finish,
-                };
-                let result = self.engine.submit(now, request);
-                if result.is_ok() {
-                    self.clients.insert(id, client);
-                }
-                // Whoever asked may have left; the closed channel then aborts the request.
-                let _ = accepted.send(result);
-            }
+            // Whoever asked may have left; the closed channel then aborts the requests.
+            Command::Submit(generation, answer) => drop(answer.send(self.submit(now, &generation))),
             Command::Answered(answered) => self.traffic.answered(&answered),
             Command::Metrics(page) => {
                 let about = About {
                     model_name: &self.identity.model,
-                    adapter_names: &self.identity.adapters,
+                    adapter_names: &self.adapters.names(),
                     started_unix_seconds: self.started_unix_seconds,
                 };
                 drop(page.send(text(&self.engine, &about, &self.traffic)));
             }
+            Command::Load(load) => {
+                let gauges = self.engine.statistics().gauges;
+                let _ = load.send(Load {
+                    waiting: gauges.waiting_capacity + gauges.waiting_deferred,
+                    kv_usage: gauges.kv_usage,
+                });
+            }
             Command::Unfinished(count) => drop(count.send(self.engine.unfinished())),
+            Command::WhenIdle(waiting) => self.waiting_for_idle.push(waiting),
+            Command::Hang(true) => self.engine.hang(now),
+            Command::Hang(false) => self.engine.resume(now),
+            Command::SlowDown(factor) => self.engine.slow_down(factor),
+            Command::End(ending) => {
+                self.engine.crash();
+                for (_, client) in self.clients.drain() {
+                    client.tell(Event::Ended(ending));
+                }
+            }
         }
+    }
+
+    /// Takes the prompts one after another, each only while there is room, as vLLM does.
+    fn submit(
+        &mut self,
+        now: Instant,
+        generation: &Generation,
+    ) -> Result<mpsc::Receiver<Event>, Rejected> {
+        if self.engine.has_crashed() {
+            return Err(Rejected::Ended);
+        }
+        // Room for every token and an end: a client that reads slowly never makes the engine wait.
+        let tokens: usize = generation
+            .choices
+            .iter()
+            .map(|choice| choice.output_tokens as usize + 1)
+            .sum();
+        let (events, receiver) = mpsc::channel(tokens.max(1));
+        let most = self.identity.max_num_queued_reqs.unwrap_or(usize::MAX);
+        for (choice, plan) in generation.choices.iter().enumerate() {
+            let begins_prompt = choice % generation.n == 0;
+            if begins_prompt && self.clients.len() + generation.n > most {
+                return Err(Rejected::Busy);
+            }
+            let id = RequestId(self.next_id);
+            self.next_id += 1;
+            let request = Request {
+                id,
+                adapter: generation.adapter,
+                prompt_tokens: plan.prompt_tokens,
+                output_tokens: plan.output_tokens,
+                max_tokens: plan.max_tokens,
+                finish: plan.finish,
+            };
+            let content = Content {
+                prompt: Arc::clone(&plan.content),
+                answer: plan.answer(),
+                salt: generation.salt,
+            };
+            if let Err(error) = self.engine.submit_with(now, request, content) {
+                // The lengths and the adapter have been checked before.
+                tracing::error!(%error, "the engine refused a request that the API had checked");
+                return Err(Rejected::Ended);
+            }
+            let events = events.clone();
+            self.clients.insert(id, Client { choice, events });
+        }
+        Ok(receiver)
     }
 }

@@ -1,25 +1,45 @@
-//! What a client asks for: bodies of OpenAI completions and chat completions, checked in vLLM's order.
+//! What a client asks for: bodies of completions, chat completions and responses, checked in vLLM's order.
 
-use std::hash::{DefaultHasher, Hasher as _};
+pub(super) mod field;
+pub(super) mod plan;
+pub(super) mod prompt;
 
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 use serde_json::Value;
 
+use super::received::body_hash;
 use super::refusal::Refusal;
-use crate::engine::FinishReason;
-use crate::workload::BYTES_PER_TOKEN;
+use plan::{Limits, Stop};
+use prompt::Prompt;
 
 /// What vLLM allows a completion that names no `max_tokens`.
-const COMPLETION_DEFAULT_TOKENS: u32 = 16;
+const COMPLETION_DEFAULT_TOKENS: i64 = 16;
+/// vLLM's `VLLM_MAX_STOP_STRINGS`.
+const MAX_STOP_STRINGS: usize = 4;
+/// vLLM's `VLLM_MAX_N_SEQUENCES`.
+const MAX_CHOICES: i64 = 16_384;
 
-/// Which of the two APIs.
+/// Which of the APIs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flavour {
     /// `/v1/completions`
     Completion,
     /// `/v1/chat/completions`
     Chat,
+    /// `/v1/responses`
+    Response,
+}
+
+impl Flavour {
+    /// The path, which is also what metrics call the handler.
+    pub(super) const fn path(self) -> &'static str {
+        match self {
+            Self::Completion => "/v1/completions",
+            Self::Chat => "/v1/chat/completions",
+            Self::Response => "/v1/responses",
+        }
+    }
 }
 
 /// A valid request.
@@ -31,18 +51,18 @@ pub(super) struct Ask {
     pub(super) include_usage: bool,
     /// Usage with every chunk.
     pub(super) continuous_usage: bool,
-    pub(super) prompt_tokens: u32,
-    pub(super) max_tokens: Option<i64>,
-    /// Decides what the answer says.
-    pub(super) prompt_hash: u64,
-}
-
-/// The lengths of an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Lengths {
-    pub(super) output_tokens: u32,
-    pub(super) max_tokens: u32,
-    pub(super) finish: FinishReason,
+    pub(super) return_token_ids: bool,
+    /// The id that the client chose.
+    pub(super) id: Option<String>,
+    pub(super) prompts: Vec<Prompt>,
+    /// Answers to each prompt.
+    pub(super) n: u32,
+    pub(super) limits: Limits,
+    pub(super) stop: Stop,
+    /// Only requests with the same one share prefixes.
+    pub(super) salt: Option<u64>,
+    /// The body: what an answer repeats of it.
+    pub(super) body: Value,
 }
 
 impl Ask {
@@ -55,204 +75,96 @@ impl Ask {
         headers: &HeaderMap,
         body: &[u8],
     ) -> Result<Self, Refusal> {
-        let content_type = headers
-            .get(CONTENT_TYPE)
-            .and_then(|value| value.to_str().ok());
-        let media_type = content_type
-            .and_then(|text| text.split(';').next())
-            .unwrap_or_default();
-        if !media_type.trim().eq_ignore_ascii_case("application/json") {
-            return Err(Refusal::wrong_content_type());
+        let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
+        let body = field::object(header(CONTENT_TYPE.as_str()), body)?;
+        let stream = field::flag(&body, "stream");
+        let options = &body["stream_options"];
+        if !options.is_null() && !stream && flavour != Flavour::Response {
+            return Err(Refusal::stream_options_without_stream());
         }
-        if body.is_empty() {
-            return Err(Refusal::no_body());
-        }
-        let body: Value =
-            serde_json::from_slice(body).map_err(|error| Refusal::malformed(body, &error))?;
-        if !body.is_object() {
-            return Err(Refusal::not_an_object(&body));
-        }
-        let prompt = Prompt::of(flavour, &body)?;
-        check_number(&body, "temperature")?;
-        let max_tokens = match integer(&body, "max_completion_tokens")? {
-            Some(tokens) if flavour == Flavour::Chat => Some(tokens),
-            _ => integer(&body, "max_tokens")?,
+        let prompts = Prompt::all(flavour, &body)?;
+        let model = field::text(&body, "model")?.map(str::to_owned);
+        field::number(&body, "temperature")?;
+        field::number(&body, "top_p")?;
+        let limits = limits(flavour, &body)?;
+        let stop = Stop {
+            texts: field::texts(&body, "stop")?,
+            keep: field::flag(&body, "include_stop_str_in_output"),
         };
-        if integer(&body, "n")?.is_some_and(|n| n != 1) {
-            return Err(Refusal::not_modelled(
-                "n",
-                "more than one answer to a request",
-            ));
-        }
-        let option = |name| {
-            body.get("stream_options")
-                .and_then(|options| options.get(name))
-        };
+        let include_usage = field::flag(options, "include_usage");
         Ok(Self {
             flavour,
-            model: body.get("model").and_then(Value::as_str).map(str::to_owned),
-            stream: body.get("stream") == Some(&Value::Bool(true)),
-            include_usage: option("include_usage") == Some(&Value::Bool(true)),
-            continuous_usage: option("continuous_usage_stats") == Some(&Value::Bool(true)),
-            prompt_tokens: prompt.tokens,
-            max_tokens,
-            prompt_hash: prompt.hash,
-        })
-    }
-
-    /// How long the answer is to get within a context of `max_model_len`.
-    ///
-    /// It runs to `max_tokens`, as one with `ignore_eos` does. A chat that sets none ends by itself after 32 to 255 tokens,
-    /// by the hash of its prompt.
-    ///
-    /// # Errors
-    /// vLLM's answer to lengths that do not fit.
-    pub(super) fn lengths(&self, max_model_len: u32) -> Result<Lengths, Refusal> {
-        if self.prompt_tokens >= max_model_len {
-            return Err(Refusal::prompt_too_long(max_model_len));
-        }
-        let room = max_model_len - self.prompt_tokens;
-        let asked = match self.max_tokens {
-            Some(tokens) if tokens < 1 => return Err(Refusal::max_tokens_too_small(tokens)),
-            Some(tokens) if tokens > i64::from(max_model_len) => {
-                return Err(Refusal::max_tokens_too_large(tokens, max_model_len));
-            }
-            Some(tokens) => Some(u32::try_from(tokens).unwrap_or(max_model_len)),
-            None if self.flavour == Flavour::Completion => Some(COMPLETION_DEFAULT_TOKENS),
-            None => None,
-        };
-        let max_tokens = asked.unwrap_or(room).min(room);
-        let natural = 32 + (self.prompt_hash % 224) as u32;
-        Ok(match asked {
-            None if natural < room => Lengths {
-                output_tokens: natural,
-                max_tokens,
-                finish: FinishReason::Stop,
+            model,
+            stream,
+            include_usage,
+            continuous_usage: include_usage && field::flag(options, "continuous_usage_stats"),
+            return_token_ids: field::flag(&body, "return_token_ids"),
+            id: match header("x-request-id") {
+                Some(id) if flavour != Flavour::Response => Some(id.to_owned()),
+                _ => field::text(&body, "request_id")?.map(str::to_owned),
             },
-            _ => Lengths {
-                output_tokens: max_tokens,
-                max_tokens,
-                finish: FinishReason::Length,
-            },
+            prompts,
+            n: choices(flavour, &body, &stop)?,
+            limits,
+            stop,
+            salt: field::text(&body, "cache_salt")?.map(|salt| body_hash(salt.as_bytes())),
+            body,
         })
     }
 }
 
-struct Prompt {
-    tokens: u32,
-    hash: u64,
-}
-
-impl Prompt {
-    fn of(flavour: Flavour, body: &Value) -> Result<Self, Refusal> {
-        match flavour {
-            Flavour::Completion => Self::of_completion(body.get("prompt")),
-            Flavour::Chat => match body.get("messages") {
-                Some(Value::Array(messages)) => Ok(Self::of_messages(messages)),
-                Some(other) => Err(Refusal::wrong_type(
-                    "messages",
-                    "list_type",
-                    "Input should be a valid list",
-                    other,
-                )),
-                None => Err(Refusal::missing("messages", body)),
-            },
-        }
-    }
-
-    fn of_completion(prompt: Option<&Value>) -> Result<Self, Refusal> {
-        match prompt {
-            Some(Value::String(text)) if !text.is_empty() => {
-                let mut counted = Counted::default();
-                counted.text(text);
-                Ok(counted.into_prompt(0))
-            }
-            Some(Value::Array(items)) if items.iter().all(Value::is_u64) && !items.is_empty() => {
-                let mut counted = Counted::default();
-                for token in items.iter().filter_map(Value::as_u64) {
-                    counted.hasher.write_u64(token);
-                }
-                Ok(counted.into_prompt(items.len()))
-            }
-            Some(Value::Array(items)) if items.len() == 1 => Self::of_completion(items.first()),
-            Some(Value::Array(items)) if !items.is_empty() => Err(Refusal::not_modelled(
-                "prompt",
-                "more than one prompt in a request",
-            )),
-            _ => Err(Refusal::no_prompt()),
-        }
-    }
-
-    /// Text parts by their bytes, and four tokens a message and three in all for what a chat template adds.
-    fn of_messages(messages: &[Value]) -> Self {
-        let mut counted = Counted::default();
-        for message in messages {
-            match message.get("content") {
-                Some(Value::String(text)) => counted.text(text),
-                Some(Value::Array(parts)) => {
-                    let texts = parts.iter().filter_map(|part| part.get("text")?.as_str());
-                    texts.for_each(|text| counted.text(text));
-                }
-                _ => {}
-            }
-        }
-        counted.into_prompt(3 + 4 * messages.len())
-    }
-}
-
-#[derive(Default)]
-struct Counted {
-    bytes: usize,
-    hasher: DefaultHasher,
-}
-
-impl Counted {
-    fn text(&mut self, text: &str) {
-        self.bytes += text.len();
-        self.hasher.write(text.as_bytes());
-    }
-
-    fn into_prompt(self, more_tokens: usize) -> Prompt {
-        let tokens = (self.bytes.div_ceil(BYTES_PER_TOKEN as usize) + more_tokens).max(1);
-        Prompt {
-            tokens: u32::try_from(tokens).unwrap_or(u32::MAX),
-            hash: self.hasher.finish(),
-        }
-    }
-}
-
-fn integer(body: &Value, field: &str) -> Result<Option<i64>, Refusal> {
-    let (kind, problem) = match body.get(field) {
-        None | Some(Value::Null) => return Ok(None),
-        Some(Value::Number(number)) => match (number.as_i64(), number.as_f64()) {
-            (Some(integer), _) => return Ok(Some(integer)),
-            (None, Some(float)) if float.fract() == 0.0 => return Ok(Some(float as i64)),
-            _ => (
-                "int_from_float",
-                "Input should be a valid integer, got a number with a fractional part",
-            ),
-        },
-        Some(Value::String(text)) => match text.trim().parse() {
-            Ok(integer) => return Ok(Some(integer)),
-            Err(_) => (
-                "int_parsing",
-                "Input should be a valid integer, unable to parse string as an integer",
-            ),
-        },
-        Some(_) => ("int_type", "Input should be a valid integer"),
+fn limits(flavour: Flavour, body: &Value) -> Result<Limits, Refusal> {
+    let parameters: &[&str] = match flavour {
+        Flavour::Completion => &["max_tokens"],
+        Flavour::Chat => &["max_completion_tokens", "max_tokens"],
+        Flavour::Response => &["max_output_tokens"],
     };
-    Err(Refusal::wrong_type(field, kind, problem, &body[field]))
+    let mut limits = Limits {
+        max_tokens: None,
+        parameter: "max_tokens",
+        min_tokens: 0,
+        ignore_eos: field::flag(body, "ignore_eos"),
+    };
+    for &parameter in parameters {
+        if let Some(tokens) = field::integer(body, parameter)?
+            && limits.max_tokens.is_none()
+        {
+            limits.max_tokens = Some(tokens);
+            limits.parameter = parameter;
+        }
+    }
+    if flavour == Flavour::Completion {
+        limits.max_tokens.get_or_insert(COMPLETION_DEFAULT_TOKENS);
+    }
+    let min_tokens = field::integer(body, "min_tokens")?.unwrap_or(0);
+    limits.min_tokens = u32::try_from(min_tokens).unwrap_or(0);
+    Ok(limits)
 }
 
-fn check_number(body: &Value, field: &str) -> Result<(), Refusal> {
-    let (kind, problem) = match body.get(field) {
-        None | Some(Value::Null | Value::Number(_) | Value::Bool(_)) => return Ok(()),
-        Some(Value::String(text)) if text.trim().parse::<f64>().is_ok() => return Ok(()),
-        Some(Value::String(_)) => (
-            "float_parsing",
-            "Input should be a valid number, unable to parse string as a number",
-        ),
-        Some(_) => ("float_type", "Input should be a valid number"),
+/// How many answers to each prompt; also what vLLM's sampling parameters say of `stop`.
+fn choices(flavour: Flavour, body: &Value, stop: &Stop) -> Result<u32, Refusal> {
+    if stop.texts.len() > MAX_STOP_STRINGS {
+        return Err(Refusal::too_many_stops(&body["stop"], MAX_STOP_STRINGS));
+    }
+    let n = match flavour {
+        Flavour::Response => 1,
+        _ => field::integer(body, "n")?.unwrap_or(1),
     };
-    Err(Refusal::wrong_type(field, kind, problem, &body[field]))
+    if n < 1 {
+        return Err(Refusal::bad_parameters(&format!(
+            "n must be at least 1, got {n}."
+        )));
+    }
+    if n > MAX_CHOICES {
+        return Err(Refusal::bad_parameters(&format!(
+            "n must be at most {MAX_CHOICES}, got {n}. To increase this limit, set the VLLM_MAX_N_SEQUENCES environment \
+             variable."
+        )));
+    }
+    if stop.texts.iter().any(String::is_empty) {
+        return Err(Refusal::bad_parameters(
+            "stop cannot contain an empty string.",
+        ));
+    }
+    Ok(n as u32)
 }

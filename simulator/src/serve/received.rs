@@ -54,7 +54,7 @@ impl Record {
     }
 
     pub(super) fn add(&self, parts: &request::Parts, body: &Bytes) {
-        if self.capacity == 0 || matches!(parts.uri.path(), "/metrics" | "/health") {
+        if self.capacity == 0 || matches!(parts.uri.path(), "/metrics" | "/health" | "/sim/state") {
             return;
         }
         let received = Received {

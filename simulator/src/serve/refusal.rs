@@ -1,4 +1,6 @@
-//! vLLM's error answers, word for word as recorded.
+//! vLLM's error answers, word for word: as recorded, and where no recording exists as its source says.
+
+mod python;
 
 use axum::body::Body;
 use axum::http::header::{ALLOW, CONTENT_TYPE};
@@ -25,28 +27,44 @@ impl Refusal {
         }
     }
 
-    /// A prompt that fills the context by itself. vLLM stops counting one token above the limit.
-    pub(super) fn prompt_too_long(max_model_len: u32) -> Self {
-        let value = max_model_len + 1;
+    /// A prompt that does not fit by itself. Of text vLLM's tokenizer stops counting one token above the limit.
+    pub(super) fn prompt_too_long(max_model_len: u32, tokens: u32) -> Self {
+        let least = if tokens == max_model_len + 1 {
+            "at least "
+        } else {
+            ""
+        };
         Self::bad_value(
             "input_tokens",
-            Some(value.to_string()),
+            Some(tokens.to_string()),
             &format!(
-                "This model's maximum context length is {max_model_len} tokens. However, your prompt contains at least \
-                 {value} input tokens, which exceeds this limit even without any output tokens. Please reduce the \
-                 length of the input prompt."
+                "This model's maximum context length is {max_model_len} tokens. However, your prompt contains \
+                 {least}{tokens} input tokens, which exceeds this limit even without any output tokens. Please reduce \
+                 the length of the input prompt."
             ),
         )
     }
 
+    /// An input of a response that leaves no room for an output.
+    pub(super) fn response_too_long(max_model_len: u32, tokens: u32) -> Self {
+        Self {
+            status: StatusCode::BAD_REQUEST,
+            kind: "invalid_request_error",
+            message: format!(
+                "The engine prompt length {tokens} exceeds the max_model_len {max_model_len}. Please reduce prompt."
+            ),
+            param: Some("input".into()),
+        }
+    }
+
     /// More output than the context holds.
-    pub(super) fn max_tokens_too_large(max_tokens: i64, max_model_len: u32) -> Self {
+    pub(super) fn max_tokens_too_large(parameter: &str, tokens: i64, max_model_len: u32) -> Self {
         Self::bad_value(
-            "max_tokens",
-            Some(max_tokens.to_string()),
+            parameter,
+            Some(tokens.to_string()),
             &format!(
-                "max_tokens={max_tokens} cannot be greater than max_model_len={max_model_len}. Please request fewer \
-                 output tokens."
+                "{parameter}={tokens} cannot be greater than max_model_len={max_model_len}. Please request fewer output \
+                 tokens."
             ),
         )
     }
@@ -66,22 +84,44 @@ impl Refusal {
         )
     }
 
-    /// Something that vLLM would do and this model of it does not.
-    pub(super) fn not_modelled(param: &str, what: &str) -> Self {
+    /// More prompts than vLLM takes in one request.
+    pub(super) fn too_many_prompts(prompts: usize, most: usize) -> Self {
         Self::bad_value(
-            param,
+            "prompt",
             None,
-            &format!("{what} is not modelled by this simulator."),
+            &format!(
+                "prompt list length {prompts} exceeds the maximum allowed count of {most}. To increase this limit, set \
+                 the VLLM_MAX_COMPLETION_PROMPTS environment variable."
+            ),
         )
+    }
+
+    /// Options of a stream where there is none.
+    pub(super) fn stream_options_without_stream() -> Self {
+        Self::bad_value(
+            "stream_options",
+            None,
+            "Stream options can only be defined when `stream=True`.",
+        )
+    }
+
+    /// Sampling parameters that vLLM refuses without naming a parameter.
+    pub(super) fn bad_parameters(message: &str) -> Self {
+        Self {
+            status: StatusCode::BAD_REQUEST,
+            kind: "BadRequestError",
+            message: message.to_owned(),
+            param: None,
+        }
     }
 
     /// A body that is no JSON.
     pub(super) fn malformed(body: &[u8], error: &serde_json::Error) -> Self {
-        let (place, problem) = python_error(body, error);
+        let (place, problem) = python::error(body, error);
         let detail = format!(
             "{{'type': 'json_invalid', 'loc': 'body.{place}', 'msg': 'JSON decode error', 'input': '<dict of 0 \
              items>', 'ctx': {{'error': {}}}}}",
-            python_text(problem)
+            python::text(problem)
         );
         Self::invalid(&format!("body.{place}"), &detail)
     }
@@ -91,7 +131,7 @@ impl Refusal {
         let detail = format!(
             "{{'type': 'model_attributes_type', 'loc': 'body', 'msg': 'Input should be a valid dictionary or object \
              to extract fields from', 'input': {}}}",
-            python_input(value)
+            python::input(value)
         );
         Self::invalid("body", &detail)
     }
@@ -100,7 +140,7 @@ impl Refusal {
     pub(super) fn missing(field: &str, body: &Value) -> Self {
         let detail = format!(
             "{{'type': 'missing', 'loc': 'body.{field}', 'msg': 'Field required', 'input': {}}}",
-            python_input(body)
+            python::input(body)
         );
         Self::invalid(&format!("body.{field}"), &detail)
     }
@@ -109,17 +149,39 @@ impl Refusal {
     pub(super) fn no_body() -> Self {
         Self::invalid(
             "body",
-            "{'type': 'missing', 'loc': 'body', 'msg': 'Field required', 'input': None}",
+            "{'type': 'missing', 'loc': 'body', 'msg': 'Field required', 'input': 'None'}",
         )
     }
 
-    /// A field of another type; `kind` and `problem` are pydantic's.
-    pub(super) fn wrong_type(field: &str, kind: &str, problem: &str, input: &Value) -> Self {
-        let detail = format!(
-            "{{'type': '{kind}', 'loc': 'body.{field}', 'msg': '{problem}', 'input': {}}}",
-            python_input(input)
-        );
-        Self::invalid(&format!("body.{field}"), &detail)
+    /// Fields of another type than they should be.
+    pub(super) fn wrong(complaints: &[Complaint]) -> Self {
+        let errors = match complaints.len() {
+            1 => "1 validation error".to_owned(),
+            count => format!("{count} validation errors"),
+        };
+        let lines: String = complaints
+            .iter()
+            .map(|complaint| format!("\n  {}", complaint.detail))
+            .collect();
+        Self {
+            status: StatusCode::BAD_REQUEST,
+            kind: "Bad Request",
+            message: format!("{errors}:{lines}"),
+            param: complaints.first().map(|first| first.place.clone()),
+        }
+    }
+
+    /// More stop texts than vLLM takes: it complains of both types that `stop` may have.
+    pub(super) fn too_many_stops(stop: &Value, most: usize) -> Self {
+        let given = stop.as_array().map_or(0, Vec::len);
+        let problem =
+            format!("List should have at most {most} items after validation, not {given}");
+        let mut too_long = Complaint::new("too_long", "stop", &problem, stop);
+        too_long.detail.pop();
+        too_long.detail.push_str(&format!(
+            ", 'ctx': {{'field_type': 'List', 'max_length': {most}, 'actual_length': {given}}}}}"
+        ));
+        Self::wrong(&[Complaint::string("stop", stop), too_long])
     }
 
     /// A body that says it is something else than JSON.
@@ -144,13 +206,68 @@ impl Refusal {
         }
     }
 
-    /// The engine is gone: the server is being killed.
+    /// The engine is gone.
     pub(super) fn engine_dead() -> Self {
+        Self::internal(
+            "EngineCore encountered an issue. See stack trace (above) for the root cause.",
+        )
+    }
+
+    /// The server drains: it finishes what it has.
+    pub(super) fn draining() -> Self {
+        Self::internal("cannot schedule new futures after shutdown")
+    }
+
+    /// As many requests as `--max-num-queued-reqs` allows are there already.
+    pub(super) fn busy() -> Self {
         Self {
-            status: StatusCode::INTERNAL_SERVER_ERROR,
-            kind: "InternalServerError",
-            message: "EngineCore encountered an issue. See stack trace (above) for the root cause."
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            kind: "Service Unavailable",
+            message: "The engine is currently busy and cannot accept new requests. Please try again later or on a \
+                      different instance."
                 .into(),
+            param: None,
+        }
+    }
+
+    /// A path that vLLM serves with `--enable-scale-out` alone.
+    pub(super) fn scale_out_disabled() -> Self {
+        Self {
+            status: StatusCode::FORBIDDEN,
+            kind: "PermissionDeniedError",
+            message:
+                "Scale-out endpoints are disabled. Restart vllm serve with --enable-scale-out to enable them."
+                    .into(),
+            param: None,
+        }
+    }
+
+    /// A response that is not kept; none is, as vLLM keeps none by default.
+    pub(super) fn unknown_response(id: &str) -> Self {
+        Self {
+            status: StatusCode::NOT_FOUND,
+            kind: "invalid_request_error",
+            message: format!("Response with id '{id}' not found."),
+            param: Some("response_id".into()),
+        }
+    }
+
+    /// Something about an adapter that vLLM calls the user's mistake.
+    pub(super) fn adapter_input(message: String) -> Self {
+        Self {
+            status: StatusCode::BAD_REQUEST,
+            kind: "InvalidUserInput",
+            message,
+            param: None,
+        }
+    }
+
+    /// An adapter that is not there.
+    pub(super) fn adapter_not_found(message: String) -> Self {
+        Self {
+            status: StatusCode::NOT_FOUND,
+            kind: "NotFoundError",
+            message,
             param: None,
         }
     }
@@ -172,6 +289,32 @@ impl Refusal {
         )
     }
 
+    /// The same as an event of a stream whose head has been sent: written by Python's json module.
+    pub(super) fn event(&self) -> String {
+        let text = |text: &str| Value::from(text).to_string();
+        format!(
+            "data: {{\"error\": {{\"message\": {}, \"type\": {}, \"param\": {}, \"code\": {}}}}}\n\ndata: [DONE]\n\n",
+            text(&self.message),
+            text(self.kind),
+            self.param.as_deref().map_or_else(|| "null".into(), text),
+            self.status.as_u16(),
+        )
+    }
+
+    /// The whole answer.
+    pub(super) fn response(&self) -> Response<Body> {
+        json_response(self.status, self.text())
+    }
+
+    fn internal(message: &str) -> Self {
+        Self {
+            status: StatusCode::INTERNAL_SERVER_ERROR,
+            kind: "InternalServerError",
+            message: message.into(),
+            param: None,
+        }
+    }
+
     fn bad_value(param: &str, value: Option<String>, message: &str) -> Self {
         let value = value
             .map(|value| format!(", value={value}"))
@@ -191,6 +334,42 @@ impl Refusal {
             message: format!("1 validation error:\n  {detail}"),
             param: Some(param.into()),
         }
+    }
+}
+
+/// What pydantic says of one value.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Complaint {
+    place: String,
+    detail: String,
+}
+
+impl Complaint {
+    /// `kind` and `problem` are pydantic's.
+    pub(super) fn new(kind: &str, field: &str, problem: &str, input: &Value) -> Self {
+        let place = format!("body.{field}");
+        let input = python::input(input);
+        Self {
+            detail: format!(
+                "{{'type': '{kind}', 'loc': '{place}', 'msg': '{problem}', 'input': {input}}}"
+            ),
+            place,
+        }
+    }
+
+    /// It should be a string.
+    pub(super) fn string(field: &str, input: &Value) -> Self {
+        Self::new(
+            "string_type",
+            field,
+            "Input should be a valid string",
+            input,
+        )
+    }
+
+    /// It should be a list.
+    pub(super) fn list(field: &str, input: &Value) -> Self {
+        Self::new("list_type", field, "Input should be a valid list", input)
     }
 }
 
@@ -219,82 +398,4 @@ pub(super) fn method_not_allowed(allowed: &'static str) -> Response<Body> {
         .headers_mut()
         .insert(ALLOW, HeaderValue::from_static(allowed));
     response
-}
-
-/// Where and why Python's json module would have given up on what serde_json gave up on.
-fn python_error(body: &[u8], error: &serde_json::Error) -> (usize, &'static str) {
-    let before_line: usize = body
-        .split_inclusive(|&byte| byte == b'\n')
-        .take(error.line() - 1)
-        .map(<[u8]>::len)
-        .sum();
-    let place = before_line + error.column();
-    let text = error.to_string();
-    if error.is_eof() {
-        return (body.len(), python_end(body));
-    }
-    let place = place.saturating_sub(1);
-    let problem = if text.contains("key must be a string") {
-        "Expecting property name enclosed in double quotes"
-    } else if text.contains("expected `:`") {
-        "Expecting ':' delimiter"
-    } else if text.contains("expected `,`") {
-        "Expecting ',' delimiter"
-    } else if text.contains("trailing comma") {
-        "Illegal trailing comma before end of object"
-    } else if text.contains("trailing characters") {
-        "Extra data"
-    } else if text.contains("control character") {
-        "Invalid control character at"
-    } else {
-        "Expecting value"
-    };
-    (place, problem)
-}
-
-/// What Python's json module misses at the end of a body that is cut off.
-fn python_end(body: &[u8]) -> &'static str {
-    let (mut open, mut in_string, mut escaped) = (Vec::new(), false, false);
-    for &byte in body {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            b'{' | b'[' if !in_string => open.push(byte),
-            b'}' | b']' if !in_string => drop(open.pop()),
-            _ => {}
-        }
-    }
-    match (body.trim_ascii_end().last(), open.last()) {
-        _ if in_string => "Unterminated string starting at",
-        (Some(b'{' | b','), Some(b'{')) => "Expecting property name enclosed in double quotes",
-        (None | Some(b'[' | b',' | b':'), _) => "Expecting value",
-        _ => "Expecting ',' delimiter",
-    }
-}
-
-/// `value` as vLLM writes the offending input: scalars as Python writes them, containers by their size.
-fn python_input(value: &Value) -> String {
-    match value {
-        Value::Null => "None".into(),
-        Value::Bool(true) => "True".into(),
-        Value::Bool(false) => "False".into(),
-        Value::Number(number) => number.to_string(),
-        Value::String(text) => python_text(text),
-        Value::Array(items) => format!("'<list of {} items>'", items.len()),
-        Value::Object(fields) => format!("'<dict of {} items>'", fields.len()),
-    }
-}
-
-/// Python's `repr` of a string.
-fn python_text(text: &str) -> String {
-    let escaped = text
-        .replace('\\', "\\\\")
-        .replace('\n', "\\n")
-        .replace('\t', "\\t");
-    if escaped.contains('\'') && !escaped.contains('"') {
-        format!("\"{escaped}\"")
-    } else {
-        format!("'{}'", escaped.replace('\'', "\\'"))
-    }
 }
