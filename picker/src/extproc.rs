@@ -33,16 +33,23 @@ const MESSAGE_MAX_BYTES: usize = 64 << 20;
 pub struct Edge {
     pools: Arc<Pools>,
     inflight: Inflight,
+    body_limit: usize,
 }
 
 impl Edge {
-    /// The gRPC service; `inflight` counts its open streams.
+    /// The gRPC service; `inflight` counts its open streams, and `body_limit` is the most bytes of a request's body that are
+    /// held for its pick.
     #[must_use]
     pub fn service(
         pools: Arc<Pools>,
         inflight: Inflight,
+        body_limit: usize,
     ) -> WithAuthority<ExternalProcessorServer<Self>> {
-        let server = ExternalProcessorServer::new(Self { pools, inflight });
+        let server = ExternalProcessorServer::new(Self {
+            pools,
+            inflight,
+            body_limit,
+        });
         WithAuthority(
             server
                 .max_decoding_message_size(MESSAGE_MAX_BYTES)
@@ -60,7 +67,7 @@ impl ExternalProcessor for Edge {
         request: Request<Streaming<ProcessingRequest>>,
     ) -> Result<Response<ExchangeStream>, Status> {
         let caller = caller_of(&request);
-        let exchange = Exchange::new(self.pools.clone(), caller);
+        let exchange = Exchange::new(self.pools.clone(), caller, self.body_limit);
         let stream = ExchangeStream::new(
             request.into_inner(),
             exchange,

@@ -136,7 +136,13 @@ impl Bound {
             stop: stop.clone(),
         };
 
-        tasks.ext_proc(self.ext_proc, &pools, &inflight, &readiness);
+        tasks.ext_proc(
+            self.ext_proc,
+            self.serve.body_limit,
+            &pools,
+            &inflight,
+            &readiness,
+        );
         tasks.health(self.health, &readiness);
         tasks.admin(self.admin, &pools, &readiness, registry);
         let timer = pools.clone();
@@ -178,12 +184,13 @@ impl Tasks {
     fn ext_proc(
         &mut self,
         listeners: Vec<TcpListener>,
+        body_limit: usize,
         pools: &Arc<Pools>,
         inflight: &Inflight,
         readiness: &Readiness,
     ) {
         for listener in listeners {
-            let edge = Edge::service(pools.clone(), inflight.clone());
+            let edge = Edge::service(pools.clone(), inflight.clone(), body_limit);
             let health = HealthService::server(readiness.clone());
             let serving = Server::builder()
                 .initial_stream_window_size(STREAM_WINDOW_BYTES)

@@ -77,6 +77,9 @@ pub struct Serve {
     /// The memory for receipts of late decisions, in MiB.
     #[arg(long, default_value_t = 16)]
     pub receipts_mib: usize,
+    /// The most bytes of a request's body that are held for its pick; a longer one is picked by its beginning.
+    #[arg(long, default_value = "10MiB", value_parser = bytes, value_name = "BYTES")]
+    pub body_limit: usize,
     /// The form of the log, on standard error.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
@@ -171,6 +174,25 @@ fn duration(text: &str) -> Result<Duration, String> {
     parsed.ok_or_else(|| format!("`{text}` is no duration; write for instance 50ms, 2s or 1m"))
 }
 
+/// A number of bytes: `10MiB`, `64KiB`, `1GiB`, or a bare number.
+fn bytes(text: &str) -> Result<usize, String> {
+    let units = [
+        ("KiB", 1 << 10),
+        ("MiB", 1 << 20),
+        ("GiB", 1 << 30),
+        ("", 1),
+    ];
+    let parsed = units.iter().find_map(|(unit, factor)| {
+        text.strip_suffix(unit)?
+            .parse::<usize>()
+            .ok()?
+            .checked_mul(*factor)
+    });
+    parsed.ok_or_else(|| {
+        format!("`{text}` is no number of bytes; write for instance 10MiB, 512KiB or 65536")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,6 +209,19 @@ mod tests {
         }
         for text in ["", "-1s", "fast", "1e400s", "NaN"] {
             assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn bytes_are_read_with_their_unit() {
+        assert_eq!(bytes("10MiB"), Ok(10 << 20));
+        assert_eq!(bytes("512KiB"), Ok(512 << 10));
+        assert_eq!(bytes("65536"), Ok(65_536));
+        for text in ["", "10MB", "-1", "1.5GiB", "99999999999GiB"] {
+            assert!(
+                bytes(text).is_err_and(|error| error.contains("10MiB")),
+                "{text}"
+            );
         }
     }
 

@@ -89,6 +89,7 @@ fn request(receipt: &Value) -> String {
     text.push_str(api);
     match request["body"].as_str() {
         Some("unreadable") => text.push_str(", its body is no JSON object"),
+        Some("beginning") => text.push_str(", its body is over --body-limit and was read in part"),
         Some("absent") => text.push_str(", of which only the headers are known"),
         _ => {}
     }

@@ -52,6 +52,8 @@ pub enum Body {
     Absent,
     /// Not a JSON object; its length still counts.
     Unreadable,
+    /// Too long to be held: what stood in its beginning was read.
+    Beginning,
 }
 
 impl Request {
@@ -78,15 +80,13 @@ impl Request {
             return request;
         }
         request.prompt_bytes = body.len() as u64;
-        let Ok(fields) = serde_json::from_slice::<Fields<'_>>(body) else {
+        let mut fields = Fields::default();
+        if fields.read(body).is_err() {
             request.body = Body::Unreadable;
             return request;
-        };
+        }
         request.body = Body::Read;
-        request.model = text(fields.model).map(Arc::from);
-        request.streamed = fields.stream.is_some_and(|raw| raw.get() == "true");
-        request.max_tokens =
-            whole(fields.max_completion_tokens).or_else(|| whole(fields.max_tokens));
+        request.take(&fields);
         let prompt = match request.api {
             Api::Chat => fields.messages,
             Api::Completions => fields.prompt,
@@ -96,6 +96,25 @@ impl Request {
             request.prompt_bytes = raw.get().len() as u64;
         }
         request
+    }
+
+    /// Reads the beginning of a body that is too long to be held, and of `length` bytes where the headers say so.
+    #[must_use]
+    pub fn scan_beginning(path: &str, beginning: &[u8], length: Option<u64>) -> Self {
+        let mut fields = Fields::default();
+        // It breaks off somewhere; what stood before that is read.
+        let _breaks_off = fields.read(beginning);
+        let mut request = Self::of_headers(path);
+        request.body = Body::Beginning;
+        request.prompt_bytes = length.unwrap_or(0).max(beginning.len() as u64);
+        request.take(&fields);
+        request
+    }
+
+    fn take(&mut self, fields: &Fields<'_>) {
+        self.model = text(fields.model).map(Arc::from);
+        self.streamed = fields.stream.is_some_and(|raw| raw.get() == "true");
+        self.max_tokens = whole(fields.max_completion_tokens).or_else(|| whole(fields.max_tokens));
     }
 }
 
@@ -126,32 +145,34 @@ struct Fields<'a> {
     messages: Option<&'a RawValue>,
 }
 
-impl<'de> Deserialize<'de> for Fields<'de> {
-    // By hand, since a derived implementation refuses a field that stands twice.
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(FieldsVisitor)
+impl<'a> Fields<'a> {
+    /// Reads the fields of `body`; those before an error stay read.
+    fn read(&mut self, body: &'a [u8]) -> serde_json::Result<()> {
+        let mut deserializer = serde_json::Deserializer::from_slice(body);
+        deserializer.deserialize_map(FieldsVisitor(self))?;
+        deserializer.end()
     }
 }
 
-struct FieldsVisitor;
+/// By hand, since a derived implementation refuses a field that stands twice.
+struct FieldsVisitor<'f, 'a>(&'f mut Fields<'a>);
 
-impl<'de> Visitor<'de> for FieldsVisitor {
-    type Value = Fields<'de>;
+impl<'de> Visitor<'de> for FieldsVisitor<'_, 'de> {
+    type Value = ();
 
     fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str("a JSON object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut fields = Fields::default();
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(Key(key)) = map.next_key()? {
             let place = match key.as_ref() {
-                "model" => &mut fields.model,
-                "stream" => &mut fields.stream,
-                "max_tokens" => &mut fields.max_tokens,
-                "max_completion_tokens" => &mut fields.max_completion_tokens,
-                "prompt" => &mut fields.prompt,
-                "messages" => &mut fields.messages,
+                "model" => &mut self.0.model,
+                "stream" => &mut self.0.stream,
+                "max_tokens" => &mut self.0.max_tokens,
+                "max_completion_tokens" => &mut self.0.max_completion_tokens,
+                "prompt" => &mut self.0.prompt,
+                "messages" => &mut self.0.messages,
                 _ => {
                     map.next_value::<IgnoredAny>()?;
                     continue;
@@ -159,7 +180,7 @@ impl<'de> Visitor<'de> for FieldsVisitor {
             };
             *place = Some(map.next_value()?);
         }
-        Ok(fields)
+        Ok(())
     }
 }
 
@@ -237,6 +258,18 @@ mod tests {
         }
         let latin = Request::scan("/v1/completions", b"{\"model\":\"\xe9\"}");
         assert_eq!(latin.body, Body::Unreadable);
+    }
+
+    #[test]
+    fn the_beginning_of_a_body_gives_what_stands_there_whole() {
+        let body = br#"{"model":"a","stream":true,"messages":[{"role":"user","content":"so lo"#;
+        let request = Request::scan_beginning("/v1/chat/completions", body, Some(9000));
+        assert_eq!(request.body, Body::Beginning);
+        assert_eq!(request.model.as_deref(), Some("a"));
+        assert!(request.streamed);
+        assert_eq!(request.prompt_bytes, 9000);
+        let late = Request::scan_beginning("/v1/completions", br#"{"prompt":"xx","mod"#, None);
+        assert_eq!((late.model, late.prompt_bytes), (None, 19));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The state of one exchange: HTTP request and response as ext_proc messages, in and out, with no I/O.
 //!
 //! In full-duplex mode the request is held until its body is whole, since the pick depends on it, and then given
-//! back frame by frame; the response passes as it comes. In the other modes the proxy waits for the answer to the
+//! back frame by frame; the response passes as it comes. A body over the limit is not held longer: the pick is made on its
+//! beginning, and the rest passes as it comes. In the other modes the proxy waits for the answer to the
 //! headers before it sends a body, so the pick is made on the headers alone.
 
 use std::collections::VecDeque;
@@ -42,6 +43,8 @@ pub(super) struct Caller {
 pub(super) struct Exchange {
     pools: Arc<Pools>,
     caller: Caller,
+    /// The most bytes of a request's body that are held.
+    body_limit: usize,
     modes: Modes,
     subset: Option<Subset>,
     request: RequestHalf,
@@ -66,8 +69,10 @@ enum RequestHalf {
     Start,
     /// Headers have come; the body is held.
     Held(Held),
-    /// Answered; what still comes passes.
+    /// Answered; what still comes of the body passes.
     Passing,
+    /// Answered, and its body is whole.
+    Whole,
     /// Refused; what still comes is ignored.
     Refused,
 }
@@ -77,6 +82,18 @@ enum RequestHalf {
 struct Held {
     head: Head,
     frames: Vec<Vec<u8>>,
+    bytes: usize,
+}
+
+/// What ends the holding of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The last frame of its body.
+    Whole,
+    /// Trailers, after the last frame.
+    Trailers,
+    /// The limit: more is to come.
+    Open,
 }
 
 /// What the request's headers say.
@@ -86,15 +103,18 @@ struct Head {
     request_id: Arc<str>,
     /// Whether the id is ours, and to be set.
     new_id: bool,
+    /// The length of the body, where the client says it.
+    content_length: Option<u64>,
 }
 
 type Answers = VecDeque<ProcessingResponse>;
 
 impl Exchange {
-    pub(super) fn new(pools: Arc<Pools>, caller: Caller) -> Self {
+    pub(super) fn new(pools: Arc<Pools>, caller: Caller, body_limit: usize) -> Self {
         Self {
             pools,
             caller,
+            body_limit,
             modes: Modes {
                 request_streamed: true,
                 response_streamed: true,
@@ -154,6 +174,7 @@ impl Exchange {
             self.request = RequestHalf::Held(Held {
                 head,
                 frames: Vec::new(),
+                bytes: 0,
             });
         }
     }
@@ -168,51 +189,61 @@ impl Exchange {
         self.subset = self.subset.take().or_else(|| attributes::subset(metadata));
         match &mut self.request {
             RequestHalf::Held(held) => {
+                held.bytes += body.body.len();
                 if !body.body.is_empty() {
                     held.frames.push(body.body);
                 }
                 if body.end_of_stream {
-                    self.answer_held(true, answers);
+                    self.answer_held(End::Whole, answers);
+                } else if held.bytes > self.body_limit {
+                    self.answer_held(End::Open, answers);
                 }
             }
-            RequestHalf::Passing if !self.modes.request_streamed => {
-                answers.push_back(reply::untouched_body(Half::Request));
+            RequestHalf::Passing if self.modes.request_streamed => {
+                let mut send = |one| answers.push_back(one);
+                reply::streamed_body(Half::Request, body.body, body.end_of_stream, &mut send);
+                if body.end_of_stream {
+                    self.request = RequestHalf::Whole;
+                }
             }
+            RequestHalf::Passing => answers.push_back(reply::untouched_body(Half::Request)),
             // A second end of the stream, or a body after a refusal.
-            RequestHalf::Passing | RequestHalf::Refused | RequestHalf::Start => {}
+            RequestHalf::Whole | RequestHalf::Refused | RequestHalf::Start => {}
         }
     }
 
     /// Trailers end the body: no frame before them said that it was the last.
     fn on_request_trailers(&mut self, answers: &mut Answers) {
-        self.answer_held(false, answers);
+        self.answer_held(End::Trailers, answers);
         if !matches!(self.request, RequestHalf::Refused) {
+            self.request = RequestHalf::Whole;
             answers.push_back(reply::trailers(Half::Request));
         }
     }
 
     /// Decides about a held request and gives its body back, if there is one held.
-    fn answer_held(&mut self, end_of_stream: bool, answers: &mut Answers) {
+    fn answer_held(&mut self, end: End, answers: &mut Answers) {
         let RequestHalf::Held(held) = std::mem::replace(&mut self.request, RequestHalf::Passing)
         else {
             return;
         };
-        let request = held.scan();
+        let request = held.scan(end);
         self.decide(&held.head, request, answers);
         if matches!(self.request, RequestHalf::Refused) {
             return;
         }
+        if end != End::Open {
+            self.request = RequestHalf::Whole;
+        }
+        let ends = end == End::Whole;
+        let mut send = |one| answers.push_back(one);
         let mut frames = held.frames.into_iter().peekable();
-        if frames.peek().is_none() && end_of_stream {
-            reply::streamed_body(Half::Request, Vec::new(), true, &mut |one| {
-                answers.push_back(one)
-            });
+        if frames.peek().is_none() && ends {
+            reply::streamed_body(Half::Request, Vec::new(), true, &mut send);
         }
         while let Some(frame) = frames.next() {
-            let last = frames.peek().is_none() && end_of_stream;
-            reply::streamed_body(Half::Request, frame, last, &mut |one| {
-                answers.push_back(one)
-            });
+            let last = frames.peek().is_none() && ends;
+            reply::streamed_body(Half::Request, frame, last, &mut send);
         }
     }
 
@@ -343,6 +374,7 @@ impl Head {
         Self {
             path: header(":path").unwrap_or_default().to_owned(),
             new_id: id.is_none(),
+            content_length: header("content-length").and_then(|length| length.parse().ok()),
             request_id: id.map_or_else(new_request_id, Arc::from),
         }
     }
@@ -350,10 +382,19 @@ impl Head {
 
 impl Held {
     /// Reads the body; one that came in a single frame is read where it lies.
-    fn scan(&self) -> Request {
-        match self.frames.as_slice() {
-            [whole] => Request::scan(&self.head.path, whole),
-            frames => Request::scan(&self.head.path, &frames.concat()),
+    fn scan(&self, end: End) -> Request {
+        let joined;
+        let body = match self.frames.as_slice() {
+            [whole] => whole.as_slice(),
+            frames => {
+                joined = frames.concat();
+                joined.as_slice()
+            }
+        };
+        let path = &self.head.path;
+        match end {
+            End::Whole | End::Trailers => Request::scan(path, body),
+            End::Open => Request::scan_beginning(path, body, self.head.content_length),
         }
     }
 }

@@ -18,6 +18,9 @@ use prometheus_client::registry::Registry;
 use super::*;
 use crate::driver::{DriverMetrics, PoolSpec};
 
+/// The most bytes of a body that are held.
+const BODY_LIMIT: usize = 200_000;
+
 /// One exchange with a picker of one pool, `ai/chat`, that has these endpoints.
 struct Scene {
     pools: Arc<Pools>,
@@ -45,7 +48,7 @@ impl Scene {
             ..PoolSpec::default()
         };
         pools.replace(vec![(PoolKey::new("ai", "chat"), spec)]);
-        let exchange = Exchange::new(pools.clone(), Caller::default());
+        let exchange = Exchange::new(pools.clone(), Caller::default(), BODY_LIMIT);
         Self {
             pools,
             exchange,
@@ -221,6 +224,50 @@ fn only_a_frame_over_62000_bytes_is_cut() {
         "request body: 62000 bytes",
         "request body: 1 bytes, end",
     ]);
+}
+
+#[test]
+fn a_body_over_the_limit_is_picked_by_its_beginning_and_the_rest_passes() {
+    let mut scene = Scene::with(&["10.0.0.1:8000"]);
+    scene.send(request_headers(false));
+    let mut beginning = b"{\"model\":\"a\",\"prompt\":\"".to_vec();
+    beginning.resize(BODY_LIMIT / 4, b'x');
+    for _ in 0..4 {
+        scene.send(request_body(&beginning, false)).answers(&[]);
+    }
+    scene.send(request_body(b"x", false)).answers(&[
+        PICKED,
+        "request body: 50000 bytes",
+        "request body: 50000 bytes",
+        "request body: 50000 bytes",
+        "request body: 50000 bytes",
+        "request body: 1 bytes",
+    ]);
+    scene
+        .send(request_body(b"more", false))
+        .answers(&["request body: 4 bytes"]);
+    scene
+        .send(request_body(b"\"}", true))
+        .answers(&["request body: 2 bytes, end"]);
+    scene.send(request_body(b"", true)).answers(&[]);
+    assert_eq!(scene.in_flight(), 1);
+    let receipt = scene.pools.receipts().get("r1").expect("a receipt").receipt;
+    assert_eq!(receipt.request.model.as_deref(), Some("a"));
+    assert_eq!(receipt.request.prompt_bytes, BODY_LIMIT as u64 + 1);
+}
+
+#[test]
+fn trailers_end_a_body_over_the_limit_too() {
+    let mut scene = Scene::with(&["10.0.0.1:8000"]);
+    scene
+        .send(request_headers(false))
+        .send(request_body(&[b'x'; BODY_LIMIT + 1], false));
+    scene.lines.clear();
+    scene
+        .send(request_body(b"x", false))
+        .answers(&["request body: 1 bytes"]);
+    scene.send(message(Part::RequestTrailers(HttpTrailers::default())));
+    scene.answers(&["request trailers"]);
 }
 
 #[test]
