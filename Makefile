@@ -35,8 +35,18 @@ fuzz: needs ## the properties of the decision core over PROPTEST_CASES random ca
 	PROPTEST_CASES=$(PROPTEST_CASES) cargo test --release --locked -p picker-core
 
 .PHONY: bench
-bench: needs ## time the decision core: a pick, a request scan, a metrics page
+bench: needs ## compare policies over modelled servers in virtual time: target/bench/summary.json
+	cargo build --release --locked -p simulator
+	$(TARGET)/release/pointsman-sim bench --cells simulator/data/bench/small.toml --out target/bench/summary.json
+
+.PHONY: bench-core
+bench-core: needs ## time the decision core: a pick, a request scan, a metrics page
 	cargo bench --locked -p picker-core
+
+.PHONY: bench-clocks
+bench-clocks: needs ## the same requests in virtual and in real time: how far both agree
+	cargo build --release --locked -p simulator
+	$(TARGET)/release/pointsman-sim bench --clock both --out target/bench/two-clocks.json
 
 .PHONY: fmt
 fmt: needs ## format the Rust sources

@@ -3,6 +3,7 @@
 pub mod cell;
 pub mod interval;
 pub mod matrix;
+pub mod two_clocks;
 
 mod parallel;
 
@@ -56,12 +57,28 @@ pub struct Options {
     /// Runs at once; the numbers do not depend on it. As many as there are processors, if not given.
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
+    /// virtual: modelled time. both: the same requests again over HTTP in real time, to see how far the clocks agree; its workloads
+    /// are small editions of lora and mixed.
+    #[arg(long, value_enum, default_value_t = Clock::Virtual)]
+    pub clock: Clock,
+    /// How long each run in real time sends.
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
+    pub seconds: u64,
     /// Print JSON, not a table.
     #[arg(long)]
     pub json: bool,
     /// Write the JSON to a file too.
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
+}
+
+/// Which clocks a bench runs by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Clock {
+    /// The agenda's alone.
+    Virtual,
+    /// The agenda's and the machine's.
+    Both,
 }
 
 /// What `--json` prints.
@@ -79,22 +96,37 @@ pub struct Report {
 ///
 /// # Errors
 /// A file that cannot be read or makes no sense, or an output that cannot be written to.
-pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
+pub async fn run(options: &Options) -> Result<(), Box<dyn Error>> {
+    if options.clock == Clock::Both {
+        let compared = two_clocks::compare(options).await?;
+        return print(options, &compared, |out| {
+            two_clocks::write_table(out, &compared)
+        });
+    }
     let scenarios = matrix::scenarios(options)?;
     let report = report(&scenarios, options.threads);
+    print(options, &report, |out| cell::write_table(out, &report))
+}
+
+/// Writes `report` to the file that was asked for, and as JSON or as a `table` to standard output.
+fn print(
+    options: &Options,
+    report: &impl Serialize,
+    table: impl FnOnce(&mut io::StdoutLock<'_>) -> io::Result<()>,
+) -> Result<(), Box<dyn Error>> {
     if let Some(file) = &options.out {
         let failed = |error: io::Error| format!("{}: {error}", file.display());
         if let Some(folder) = file.parent() {
             fs::create_dir_all(folder).map_err(failed)?;
         }
-        fs::write(file, serde_json::to_string_pretty(&report)?).map_err(failed)?;
+        fs::write(file, serde_json::to_string_pretty(report)?).map_err(failed)?;
     }
     let mut out = io::stdout().lock();
     if options.json {
-        serde_json::to_writer_pretty(&mut out, &report)?;
+        serde_json::to_writer_pretty(&mut out, report)?;
         writeln!(out)?;
     } else {
-        cell::write_table(&mut out, &report)?;
+        table(&mut out)?;
     }
     Ok(())
 }
@@ -151,6 +183,7 @@ pub fn one_run(scenario: &Scenario, policy: Policy, seed: u64, rate: f64) -> Tra
     let workload = &scenario.workload;
     let mut plan = Plan::new(scenario.profile.clone(), servers, workload.adapters, policy);
     plan.seed = seed;
+    plan.trace.clone_from(&workload.trace);
     plan.warm_up = WARM_UP_BATCHES * scenario.profile.max_num_seqs * servers;
     let count = plan.warm_up + scenario.requests as usize;
     virtual_time::run(&plan, &jobs(workload, seed, rate, count))

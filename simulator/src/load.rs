@@ -12,7 +12,7 @@ pub mod table;
 
 mod conversation;
 mod plan;
-mod request;
+pub(crate) mod request;
 mod stream;
 mod tally;
 
@@ -105,7 +105,7 @@ impl<'a> Running<'a> {
             if !self.wait_for(due).await {
                 break;
             }
-            self.spawn(number, *arrival, due);
+            self.spawn(number, *arrival, Some(due));
         }
     }
 
@@ -122,11 +122,11 @@ impl<'a> Running<'a> {
             if Instant::now() >= end || plan.stop.is_cancelled() {
                 return;
             }
-            self.spawn(number, arrival, Instant::now());
+            self.spawn(number, arrival, None);
         }
     }
 
-    fn spawn(&mut self, number: u64, arrival: Arrival, due: Instant) {
+    fn spawn(&mut self, number: u64, arrival: Arrival, due: Option<Instant>) {
         let sender = self.sender.clone();
         let report_to = self.report_to.clone();
         self.under_way

@@ -47,7 +47,7 @@ async fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
         Command::Serve(arguments) => arguments.run().await,
         Command::Load(arguments) => arguments.run().await,
         Command::Bench(options) => {
-            bench::run(&options)?;
+            bench::run(&options).await?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Demo(options) => {

@@ -8,7 +8,8 @@ pub mod agenda;
 pub mod record;
 pub mod snapshot;
 
-mod gateway;
+pub(crate) mod gateway;
+mod prompt;
 mod truth;
 
 use std::time::Duration;
@@ -18,10 +19,10 @@ use picker_core::time::Instant;
 
 use crate::engine::{AdapterId, Engine, Output, Profile, Request, RequestId};
 use crate::policy::Policy;
-use crate::workload::{self, Arrival};
+use crate::workload::{self, Arrival, Trace};
 use agenda::Agenda;
 use gateway::{Gateway, Wish};
-use record::{Record, Trace};
+use record::Record;
 use truth::Truth;
 
 /// The least time between two reports of a response's progress to the picker.
@@ -46,6 +47,8 @@ pub struct Plan {
     pub seed: u64,
     /// So many jobs at the beginning are not counted.
     pub warm_up: usize,
+    /// The trace whose rows jobs name.
+    pub trace: Option<Trace>,
 }
 
 impl Plan {
@@ -61,6 +64,7 @@ impl Plan {
             policy,
             seed: 0,
             warm_up: 0,
+            trace: None,
         }
     }
 }
@@ -82,6 +86,8 @@ pub struct Job {
     pub max_tokens: Option<u32>,
     /// Whether the answer comes as a stream of events.
     pub streamed: bool,
+    /// What the prompt shares with others.
+    pub content: workload::Content,
 }
 
 impl Job {
@@ -96,13 +102,14 @@ impl Job {
             output_tokens: arrival.output_tokens,
             max_tokens: Some(arrival.output_tokens),
             streamed: true,
+            content: arrival.content,
         }
     }
 }
 
 /// Runs `jobs`, which are in order of time, to their ends.
 #[must_use]
-pub fn run(plan: &Plan, jobs: &[Job]) -> Trace {
+pub fn run(plan: &Plan, jobs: &[Job]) -> record::Trace {
     let mut simulation = Simulation::new(plan, jobs);
     while simulation.unfinished > 0
         && let Some((now, due)) = simulation.agenda.next()
@@ -203,7 +210,7 @@ impl<'a> Simulation<'a> {
         }
         let place = match &mut self.truth {
             Some(truth) => truth.place(now, job, &self.jobs[job], &self.plan.profile),
-            None => self.gateway.place(now, job, &self.jobs[job]),
+            None => self.gateway.place(now, job, &self.jobs[job], self.plan),
         };
         match place {
             Some(server) => {
@@ -227,7 +234,12 @@ impl<'a> Simulation<'a> {
             job.prompt_tokens,
             job.output_tokens,
         );
-        let accepted = self.servers[server].engine.submit(now, request).is_ok();
+        let engine = &mut self.servers[server].engine;
+        let accepted = match prompt::content(self.plan, index, job) {
+            Some(content) => engine.submit_with(now, request, content),
+            None => engine.submit(now, request),
+        };
+        let accepted = accepted.is_ok();
         if let Some(truth) = &mut self.truth {
             truth.submitted(server, index, accepted);
         }
@@ -337,7 +349,7 @@ impl<'a> Simulation<'a> {
         self.servers.iter().map(loads).sum()
     }
 
-    fn into_trace(self) -> Trace {
+    fn into_trace(self) -> record::Trace {
         let adapter_loads = self.adapter_loads() - self.loads_before;
         let (mut queries, mut hits) = (0, 0);
         for server in &self.servers {
@@ -347,7 +359,7 @@ impl<'a> Simulation<'a> {
                 hits += engine.prefix_hits.unwrap_or_default();
             }
         }
-        Trace {
+        record::Trace {
             prefix_hit_rate: hits as f64 / queries.max(1) as f64,
             warm_up: self.plan.warm_up.min(self.records.len()),
             servers: self.plan.servers,

@@ -10,7 +10,7 @@ use simulator::engine::{AdapterId, Engine, Profile, Request, RequestId};
 use simulator::policy::Policy;
 use simulator::virtual_time::snapshot::{STARTED_UNIX_SECONDS, reading};
 use simulator::virtual_time::{self, Job, Plan};
-use simulator::workload::{self, Workload};
+use simulator::workload::{self, Content, Workload};
 
 fn job(at_ms: u64, prompt_tokens: u32, output_tokens: u32, adapter: Option<u32>) -> Job {
     Job {
@@ -21,6 +21,7 @@ fn job(at_ms: u64, prompt_tokens: u32, output_tokens: u32, adapter: Option<u32>)
         output_tokens,
         max_tokens: None,
         streamed: true,
+        content: Content::Own,
     }
 }
 
@@ -61,6 +62,25 @@ fn an_adapter_is_loaded_once_and_the_first_request_waits_for_it() {
         (trace.adapter_loads, trace.adapter_loads_per_1000()),
         (1, 500.0)
     );
+}
+
+#[test]
+fn a_shared_beginning_is_computed_once_by_each_server() {
+    let mut plan = Plan::new(Profile::demo(), 2, 0, Policy::Lmetric);
+    plan.profile.prefix_caching = true;
+    let shared = |at_ms| Job {
+        content: Content::Prefix {
+            group: 3,
+            tokens: 1_600,
+        },
+        ..job(at_ms, 1_700, 3, None)
+    };
+    let trace = virtual_time::run(&plan, &[shared(0), shared(1_000), shared(2_000)]);
+    let ttft: Vec<_> = trace.records.iter().map(|one| one.ttft_ms()).collect();
+    // 40 + 1,700 x 0.1 and a millisecond each way, then 40 + 100 x 0.1: LMetric keeps to the server that has it.
+    assert_eq!(ttft, [Some(212.0), Some(52.0), Some(52.0)]);
+    let hit_rate = 2.0 * 1_600.0 / (3.0 * 1_700.0);
+    assert!((trace.prefix_hit_rate - hit_rate).abs() < 1e-3);
 }
 
 #[test]

@@ -20,7 +20,7 @@ const OBJECTIVE: &str = "x-gateway-inference-objective";
 
 /// Sends requests of one run.
 #[derive(Clone)]
-pub(super) struct Sender(Arc<Target>);
+pub(crate) struct Sender(Arc<Target>);
 
 struct Target {
     client: Client,
@@ -37,7 +37,7 @@ struct Target {
 
 /// How one request went. Times count from when it was scheduled to be sent.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Outcome {
+pub(crate) struct Outcome {
     /// The server that answered, as its headers say.
     pub(super) server: Option<String>,
     /// Whether it is a later turn of a conversation, which is sent when its time comes and not by the schedule.
@@ -47,7 +47,7 @@ pub(super) struct Outcome {
     /// From schedule to the end.
     pub(super) e2e: Duration,
     /// From schedule to the first token, if the answer was streamed.
-    pub(super) first_token: Option<Duration>,
+    pub(crate) first_token: Option<Duration>,
     /// From schedule to the last token, if the answer was streamed.
     pub(super) last_token: Option<Duration>,
     /// Between one token and the next.
@@ -57,7 +57,7 @@ pub(super) struct Outcome {
     /// Prompt tokens in the prefix cache, where the server says so.
     pub(super) cached_tokens: Option<u64>,
     /// What went wrong.
-    pub(super) failure: Option<String>,
+    pub(crate) failure: Option<String>,
 }
 
 impl Outcome {
@@ -77,7 +77,7 @@ struct Ask<'a> {
 }
 
 impl Sender {
-    pub(super) fn new(plan: &LoadPlan) -> Result<Self, reqwest::Error> {
+    pub(crate) fn new(plan: &LoadPlan) -> Result<Self, reqwest::Error> {
         let path = match plan.api {
             Api::Completions => "/v1/completions",
             Api::Chat => "/v1/chat/completions",
@@ -96,18 +96,20 @@ impl Sender {
         })))
     }
 
-    /// Sends request `number` now, reads its answer, and goes on with the later turns of its conversation until one fails.
-    pub(super) async fn converse(
+    /// Sends request `number` now, reads its answer, and goes on with the later turns of its conversation until one fails. Times
+    /// count from `due`, or from now.
+    pub(crate) async fn converse(
         self,
         number: u64,
         arrival: Arrival,
-        due: Instant,
+        due: Option<Instant>,
         report_to: mpsc::Sender<Outcome>,
     ) {
         let target = &self.0;
         let mut conversation = Conversation::open(number, &arrival, &target.workload);
         let mut later = target.workload.later_turns(target.seed, number);
-        let (mut due, mut output_tokens) = (due, arrival.output_tokens);
+        let mut due = due.unwrap_or_else(Instant::now);
+        let mut output_tokens = arrival.output_tokens;
         for turn in 0..arrival.turns.max(1) {
             let ask = Ask {
                 conversation: &conversation,
@@ -151,7 +153,7 @@ impl Sender {
     }
 
     /// Adapter loads of all `servers` together; `None` without servers, or if one does not say.
-    pub(super) async fn adapter_loads(&self, servers: &[SocketAddr]) -> Option<f64> {
+    pub(crate) async fn adapter_loads(&self, servers: &[SocketAddr]) -> Option<f64> {
         let mut sum = None;
         for server in servers {
             let page = self

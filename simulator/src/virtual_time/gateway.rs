@@ -11,8 +11,10 @@ use picker_core::request::{Api, Body, Request, RequestKey};
 use picker_core::time::Instant;
 use picker_core::{Action, Picker, Settings};
 
+use super::prompt::{self, Believed};
 use super::snapshot::{self, BASE_MODEL};
 use super::{Job, Plan};
+use crate::engine::{Profile, Segment};
 use crate::policy::{Baseline, Load, Policy};
 
 /// What production takes for `--refresh-metrics-interval`.
@@ -54,10 +56,19 @@ impl Gateway {
     }
 
     /// The server that `job`, number `index`, is sent to.
-    pub(super) fn place(&mut self, now: Instant, index: usize, job: &Job) -> Option<usize> {
+    pub(super) fn place(
+        &mut self,
+        now: Instant,
+        index: usize,
+        job: &Job,
+        plan: &Plan,
+    ) -> Option<usize> {
         match self {
             Self::Pointsman(driver) => driver.place(now, index, job),
-            Self::Baseline(sender) => sender.place(index, u64::from(job.prompt_tokens)),
+            Self::Baseline(sender) => match prompt::segments(plan, index, job) {
+                Some(runs) => sender.place_shared(index, &runs, &plan.profile),
+                None => sender.place(index, u64::from(job.prompt_tokens)),
+            },
             Self::Oracle => None,
         }
     }
@@ -121,6 +132,8 @@ pub(crate) struct Sender {
     loads: Vec<Load>,
     /// The server of each request in flight, and the prompt tokens that have given no first token.
     in_flight: HashMap<usize, (usize, u64)>,
+    /// By server.
+    believed: Vec<Believed>,
 }
 
 impl Sender {
@@ -129,18 +142,40 @@ impl Sender {
             baseline,
             loads: vec![Load::default(); servers],
             in_flight: HashMap::new(),
+            believed: vec![Believed::default(); servers],
         }
     }
 
-    /// The server of request `index`, which is in flight from now on.
+    /// The server of request `index`, which is in flight from now on and shares nothing.
     pub(crate) fn place(&mut self, index: usize, prompt_tokens: u64) -> Option<usize> {
         for load in &mut self.loads {
             load.uncached_tokens = prompt_tokens;
         }
+        self.pick(index)
+    }
+
+    /// The same for a prompt of these runs.
+    fn place_shared(
+        &mut self,
+        index: usize,
+        prompt: &[Segment],
+        profile: &Profile,
+    ) -> Option<usize> {
+        let tokens: u64 = prompt.iter().map(|run| u64::from(run.tokens)).sum();
+        for (load, believed) in self.loads.iter_mut().zip(&self.believed) {
+            load.uncached_tokens = tokens - believed.cached(prompt);
+        }
+        let server = self.pick(index)?;
+        self.believed[server].sent(prompt, profile.kv_capacity_tokens());
+        Some(server)
+    }
+
+    fn pick(&mut self, index: usize) -> Option<usize> {
         let server = self.baseline.pick(&self.loads)?;
-        self.loads[server].requests += 1;
-        self.loads[server].prefill_tokens += prompt_tokens;
-        self.in_flight.insert(index, (server, prompt_tokens));
+        let load = &mut self.loads[server];
+        load.requests += 1;
+        load.prefill_tokens += load.uncached_tokens;
+        self.in_flight.insert(index, (server, load.uncached_tokens));
         Some(server)
     }
 
