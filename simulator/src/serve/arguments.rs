@@ -59,12 +59,21 @@ pub struct Arguments {
     /// Hardware and settings; the options below change single ones
     #[arg(long, value_name = "NAME", default_value = "8b-h100", value_parser = profile)]
     profile: Profile,
-    /// Milliseconds to load an adapter
+    /// Milliseconds to bring an adapter from host memory into GPU memory
     #[arg(long, value_name = "MS")]
     adapter_load_ms: Option<f64>,
     /// Adapters in GPU memory at once
     #[arg(long, value_name = "N")]
     max_loras: Option<usize>,
+    /// Adapters in host memory at once
+    #[arg(long, value_name = "N")]
+    max_cpu_loras: Option<usize>,
+    /// Milliseconds to bring an adapter from disk into host memory
+    #[arg(long, value_name = "MS")]
+    adapter_disk_ms: Option<f64>,
+    /// Compute every prompt anew
+    #[arg(long)]
+    no_enable_prefix_caching: bool,
     /// Requests in one step
     #[arg(long, value_name = "N")]
     max_num_seqs: Option<usize>,
@@ -137,7 +146,10 @@ impl Arguments {
         let mut profile = self.profile;
         let set = |value: &mut f64, given: Option<f64>| *value = given.unwrap_or(*value);
         set(&mut profile.adapter_load_ms, self.adapter_load_ms);
+        set(&mut profile.adapter_disk_ms, self.adapter_disk_ms);
         set(&mut profile.speed, self.speed);
+        profile.prefix_caching &= !self.no_enable_prefix_caching;
+        profile.max_cpu_loras = self.max_cpu_loras.unwrap_or(profile.max_cpu_loras);
         profile.max_loras = self.max_loras.unwrap_or(profile.max_loras);
         profile.max_num_seqs = self.max_num_seqs.unwrap_or(profile.max_num_seqs);
         profile.token_budget = self.max_num_batched_tokens.unwrap_or(profile.token_budget);
@@ -237,12 +249,13 @@ mod tests {
     #[test]
     fn options_change_the_profile_they_are_given_with() {
         let options =
-            options("--profile demo --adapters a,b --max-loras 7 --adapter-load-ms 10 --speed 2")
+            options("--profile demo --adapters a,b --max-loras 7 --adapter-load-ms 10 --speed 2 --no-enable-prefix-caching")
                 .expect("valid");
         let expected = Profile {
             max_loras: 7,
             adapter_load_ms: 10.0,
             speed: 2.0,
+            prefix_caching: false,
             ..Profile::demo()
         };
         assert_eq!(options.profile, expected);
