@@ -340,7 +340,11 @@ impl Engine {
             iteration_tokens += self.statistics.token(live, at);
             live.give_token(at);
             let finished = live.generated == live.request.output_tokens;
-            any_finished |= finished;
+            if finished {
+                // In order with the tokens of others: an adapter may leave here and come back behind another.
+                self.statistics.finished(live);
+                any_finished = true;
+            }
             outputs.push(Output {
                 request: live.request.id,
                 at,
@@ -363,12 +367,10 @@ impl Engine {
 
     fn remove_finished(&mut self) {
         let (cache, slots) = (&mut self.cache, &mut self.slots);
-        let statistics = &mut self.statistics;
         self.running.retain(|live| {
             let finished = live.generated == live.request.output_tokens;
             if finished {
                 leave(cache, slots, live);
-                statistics.finished(live);
             }
             !finished
         });

@@ -2,8 +2,8 @@
 //!
 //! As vLLM V1's `BlockPool` and `KVCacheManager` (vllm/v1/core/block_pool.py, kv_cache_manager.py): a block that nobody holds waits in a free
 //! queue and stays cached there; allocation takes from the queue's head and forgets what the block cached; a hit takes a
-//! block out of the middle; a request that ends appends its blocks last one first, so tails go before heads. Equal
-//! blocks that two requests computed are kept twice.
+//! block out of the middle; a request that ends appends its blocks last one first, so tails go before heads, and puts one that
+//! caches nothing (not full) at the queue's head. Equal blocks that two requests computed are kept twice.
 
 pub(super) mod content;
 pub(super) mod event;
@@ -177,7 +177,13 @@ impl KvCache {
             let holders = &mut self.blocks[block as usize].holders;
             *holders -= 1;
             if *holders == 0 {
-                self.append(block);
+                let cached = self.blocks[block as usize].hash != 0;
+                let next = if cached {
+                    NULL
+                } else {
+                    self.blocks[NULL as usize].next
+                };
+                self.link_before(next, block);
             }
         }
     }
@@ -249,11 +255,11 @@ impl KvCache {
         self.free -= 1;
     }
 
-    fn append(&mut self, block: BlockId) {
-        let last = std::mem::replace(&mut self.blocks[NULL as usize].previous, block);
-        self.blocks[last as usize].next = block;
-        let appended = &mut self.blocks[block as usize];
-        (appended.previous, appended.next) = (last, NULL);
+    fn link_before(&mut self, next: BlockId, block: BlockId) {
+        let previous = std::mem::replace(&mut self.blocks[next as usize].previous, block);
+        self.blocks[previous as usize].next = block;
+        let linked = &mut self.blocks[block as usize];
+        (linked.previous, linked.next) = (previous, next);
         self.free += 1;
     }
 }

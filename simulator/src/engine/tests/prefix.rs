@@ -285,7 +285,12 @@ fn whatever_is_sent_hits_and_usage_are_those_of_a_plain_model() {
         queue.drain(..(all - found_blocks) as usize);
         let new = (found_blocks..all).map(|block| (block < full).then_some((id, name, block)));
         let table: Vec<_> = hits.into_iter().map(Some).chain(new).collect();
-        queue.extend(table.into_iter().rev());
+        for held in table.into_iter().rev() {
+            match held {
+                Some(_) => queue.push(held),
+                None => queue.insert(0, held),
+            }
+        }
         let content = content(&[(name, tokens)], 100 + id);
         let expected = u64::from(found_blocks * 16);
         assert_eq!(found(&mut engine, base(id, tokens, 1), content), expected);
