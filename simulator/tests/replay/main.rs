@@ -6,13 +6,9 @@ use std::time::Duration;
 use picker_core::time::Instant;
 use simulator::engine::{AdapterId, Engine, Request, RequestId};
 
-#[path = "replay/pages.rs"]
 mod pages;
-#[path = "replay/picture.rs"]
 mod picture;
-#[path = "replay/recording.rs"]
 mod recording;
-#[path = "replay/times.rs"]
 mod times;
 
 use picture::Panel;
