@@ -168,6 +168,7 @@ impl Workload {
             workload: self,
             rate,
             units: 0.0,
+            first_row,
             rows: first_row..,
             gaps: stream("gaps"),
             adapters: stream("adapters"),
@@ -244,6 +245,7 @@ pub struct Arrivals<'a> {
     rate: f64,
     /// Time so far, in mean gaps.
     units: f64,
+    first_row: usize,
     /// Rows of the trace, in all rounds.
     rows: std::ops::RangeFrom<usize>,
     gaps: Xoshiro256PlusPlus,
@@ -261,8 +263,7 @@ impl Iterator for Arrivals<'_> {
     fn next(&mut self) -> Option<Arrival> {
         let mut arrival = match &self.workload.trace {
             Some(trace) => {
-                let first = self.rows.start;
-                let (units, row) = trace.replayed(first, self.rows.next()?)?;
+                let (units, row) = trace.replayed(self.first_row, self.rows.next()?)?;
                 self.units += units;
                 let recorded = trace.rows().get(row)?;
                 Arrival {

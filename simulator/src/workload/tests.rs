@@ -95,3 +95,28 @@ fn a_schedule_has_the_asked_number_of_requests_within_its_time() {
     assert_eq!(schedule[0].prompt_bytes(), 200);
     assert_eq!(Workload::uniform(50, 4, 0).schedule(0.01, duration, 9), []);
 }
+
+#[test]
+fn a_trace_keeps_its_gaps_at_any_rate_and_starts_over_at_its_end() {
+    let file = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/data/traces/AzureLLMInferenceTrace_code_2023.csv.gz"
+    );
+    let trace = Trace::read(file.as_ref(), false).expect("it is there");
+    let rows = trace.rows().len();
+    let recorded_at: Vec<f64> = trace.rows().iter().map(|row| row.at_ms / 1e3).collect();
+    let workload = Workload::replay(trace.clone());
+    let at = |rate: f64, seed: u64| -> Vec<f64> {
+        let arrivals = workload.arrivals(rate, seed).take(rows + 2);
+        arrivals.map(|arrival| arrival.at.as_secs_f64()).collect()
+    };
+    let (as_recorded, twice) = (at(trace.rate(), 0), at(2.0 * trace.rate(), 0));
+    for place in [0, 1, 500, rows - 1] {
+        assert!((as_recorded[place] - recorded_at[place]).abs() < 1e-3);
+        assert!((twice[place] - recorded_at[place] / 2.0).abs() < 1e-3);
+    }
+    let mean_gap = 1.0 / trace.rate();
+    assert!((as_recorded[rows] - as_recorded[rows - 1] - mean_gap).abs() < 1e-3);
+    let other = at(trace.rate(), 1);
+    assert!(other[0] == 0.0 && other.is_sorted() && other != as_recorded);
+}
