@@ -124,7 +124,7 @@ async fn run_workloads(options: &Options, stop: &CancellationToken) -> Result<()
         writeln!(
             out,
             "\n{}: {SERVERS} model servers, {rate:.1} requests a second of {capacity:.1}; {}",
-            workload.name,
+            report::short_name(&workload),
             report::describe(&workload)
         )?;
         let scene = Scene::start(options, &workload).await?;

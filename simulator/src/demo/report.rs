@@ -122,7 +122,7 @@ impl WorkloadReport {
         routes: Vec<RouteReport>,
     ) -> Self {
         Self {
-            name: workload.name,
+            name: short_name(workload),
             parameters: workload.clone(),
             rate,
             capacity,
@@ -170,6 +170,11 @@ impl WorkloadReport {
 /// One of the percentiles in milliseconds, for people.
 pub(super) fn ms(values: Option<Percentiles>, one: impl Fn(Percentiles) -> f64) -> String {
     values.map_or("-".into(), |values| format!("{:.0} ms", one(values)))
+}
+
+/// The workload's name without its edition: the demo has one of each.
+pub(super) fn short_name(workload: &Workload) -> &'static str {
+    workload.name.trim_start_matches("demo_")
 }
 
 /// What clients send, in one line.
