@@ -125,7 +125,7 @@ async fn run_workloads(options: &Options, stop: &CancellationToken) -> Result<()
             out,
             "\n{}: {SERVERS} model servers, {rate:.1} requests a second of {capacity:.1}; {}",
             report::short_name(&workload),
-            report::describe(&workload)
+            workload.description()
         )?;
         let scene = Scene::start(options, &workload).await?;
         let mut routes = Vec::new();
@@ -154,7 +154,7 @@ async fn run_workloads(options: &Options, stop: &CancellationToken) -> Result<()
 }
 
 /// What to try after the demo.
-const NEXT: &str = "  target/release/pointsman-sim bench --workload lora --seeds 5      the same question in virtual time
+const NEXT: &str = "  target/release/pointsman-sim bench --workload demo_lora            the same question in virtual time
   target/release/pointsman-sim serve --help                         vLLM-like servers to play with
   docs/guides/without-kubernetes.md                                 your own vLLM servers behind Envoy and Pointsman";
 

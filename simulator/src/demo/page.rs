@@ -1,6 +1,7 @@
 //! `report.html`: the table, the receipts and bars, in one file that needs no other.
 
-use super::report::{Report, RouteReport, WorkloadReport, describe, ms};
+use super::report::{Report, RouteReport, WorkloadReport, ms};
+use crate::load::page::{STYLE, bars, escape};
 
 /// What is drawn: a title, its unit, and the value of a route.
 type Measure = (&'static str, &'static str, fn(&RouteReport) -> Option<f64>);
@@ -19,11 +20,6 @@ const MEASURES: [Measure; 4] = [
         route.load.load_max_over_mean
     }),
 ];
-
-const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}\
-table{border-collapse:collapse;margin:1rem 0}td,th{padding:.25rem .75rem;text-align:right;border-bottom:1px solid #ddd}\
-td:first-child,th:first-child{text-align:left}pre{background:#f6f6f4;padding:1rem;overflow:auto}\
-svg text{font:13px system-ui,sans-serif;fill:#222}.doubt{color:#a40000}";
 
 /// The page.
 pub(super) fn of(report: &Report, explained: &[String]) -> String {
@@ -53,7 +49,7 @@ fn section(workload: &WorkloadReport) -> String {
         "<h2>{}</h2><p>{}; {:.1} requests a second of {:.1}.</p><table><tr><th>route<th>requests<th>errors\
          <th>TTFT p50<th>TTFT p90<th>TTFT p99<th>TPOT p50<th>output tokens/s<th>busy</tr>",
         workload.name,
-        escape(&describe(&workload.parameters)),
+        escape(&workload.parameters.description()),
         workload.rate,
         workload.capacity
     );
@@ -82,40 +78,8 @@ fn section(workload: &WorkloadReport) -> String {
             .filter_map(|route| Some((route.name, value(route)?)))
             .collect();
         if values.iter().any(|(_, value)| *value > 0.0) {
-            text += &bars(title, unit, &values);
+            text += &bars(title, unit, &values, "picker");
         }
     }
     text
-}
-
-/// Horizontal bars, a route each; the picker's in another colour.
-fn bars(title: &str, unit: &str, values: &[(&str, f64)]) -> String {
-    let most = values.iter().map(|(_, value)| *value).fold(0.0, f64::max);
-    let height = 30 + 26 * values.len();
-    let mut text = format!(
-        "<svg width=\"640\" height=\"{height}\" role=\"img\" aria-label=\"{title}\"><text x=\"0\" y=\"16\">{title}, {unit}</text>"
-    );
-    for (place, (name, value)) in values.iter().enumerate() {
-        let (top, width) = (26 + 26 * place, 400.0 * value / most);
-        let colour = if *name == "picker" {
-            "#2a7f62"
-        } else {
-            "#b8b8b0"
-        };
-        let digits = if most < 10.0 { 2 } else { 0 };
-        text += &format!(
-            "<text x=\"0\" y=\"{}\">{name}</text><rect x=\"120\" y=\"{top}\" width=\"{width:.1}\" height=\"18\" fill=\"{colour}\"/>\
-             <text x=\"{:.1}\" y=\"{}\">{value:.digits$}</text>",
-            top + 14,
-            126.0 + width,
-            top + 14
-        );
-    }
-    text + "</svg><br>"
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
 }

@@ -176,24 +176,3 @@ pub(super) fn ms(values: Option<Percentiles>, one: impl Fn(Percentiles) -> f64) 
 pub(super) fn short_name(workload: &Workload) -> &'static str {
     workload.name.trim_start_matches("demo_")
 }
-
-/// What clients send, in one line.
-pub(super) fn describe(workload: &Workload) -> String {
-    let span = |span: crate::workload::Span| format!("{} to {}", span.least, span.most);
-    let kinds = workload.kinds.iter().map(|kind| {
-        let (prompt, output) = (span(kind.prompt_tokens), span(kind.output_tokens));
-        format!(
-            "{:.0} %: {prompt} prompt tokens, {output} generated",
-            kind.share * 100.0
-        )
-    });
-    let kinds: Vec<String> = kinds.collect();
-    let adapters = match workload.adapters {
-        0 => "no adapters".to_owned(),
-        count => format!(
-            "{count} adapters by Zipf's law, exponent {:.1}",
-            workload.zipf_exponent
-        ),
-    };
-    format!("{}; {adapters}", kinds.join(", "))
-}
