@@ -23,19 +23,16 @@ fn main() -> io::Result<()> {
     let profile = Profile::llama_8b_h100();
     let workload = Workload::named("lora").map_err(io::Error::other)?;
     let rate = 0.7 * bench::capacity(&workload, &profile, SERVERS);
-    let jobs: Vec<Job> = workload
-        .arrivals(rate, 0)
-        .take(requests)
-        .map(|arrival| Job::of(&arrival))
-        .collect();
+    let arrivals = workload.arrivals(rate, 0).take(requests);
+    let jobs = arrivals.map(|arrival| Job::of(&arrival));
     let mut out = io::stdout().lock();
     writeln!(out, "{what}: {requests} requests at {rate:.0}/s")?;
     if what == "engines" {
-        let (tokens, readings) = engines(&profile, workload.adapters, &jobs);
+        let (tokens, readings) = engines(&profile, workload.adapters, jobs);
         writeln!(out, "{tokens} tokens, {readings} readings")?;
     } else {
         let plan = Plan::new(profile, SERVERS, workload.adapters, Policy::Pointsman);
-        let trace = virtual_time::run(&plan, &jobs);
+        let trace = virtual_time::run(&plan, &jobs.collect::<Vec<_>>());
         writeln!(
             out,
             "{} errors, trace {:016x}",
@@ -61,14 +58,15 @@ fn main() -> io::Result<()> {
     )
 }
 
-/// Sends the jobs to one engine after the other. The tokens they were given, and how many readings were taken.
-fn engines(profile: &Profile, adapters: u32, jobs: &[Job]) -> (u64, u64) {
+/// Sends the jobs to one engine after the other, each as it is drawn. The tokens they were given, and how many readings
+/// were taken.
+fn engines(profile: &Profile, adapters: u32, jobs: impl Iterator<Item = Job>) -> (u64, u64) {
     let names = adapter_names(adapters);
     let mut engines: Vec<Engine> = (0..SERVERS).map(|_| Engine::new(profile.clone())).collect();
     let mut outputs: Vec<Output> = Vec::new();
     let (mut tokens, mut readings) = (0, 0);
     let mut next_reading = Instant::ZERO;
-    for (index, job) in jobs.iter().enumerate() {
+    for (index, job) in jobs.enumerate() {
         while next_reading <= job.at {
             for engine in &mut engines {
                 engine.advance(next_reading, &mut outputs);
