@@ -28,8 +28,6 @@ pub struct Entry {
     pub prefill: Prefill,
     /// When its first token came.
     pub first_token: Option<Instant>,
-    /// The time to its first token that was expected when it was picked, in milliseconds.
-    pub expected_ttft_ms: f64,
 }
 
 /// How it is known whether a prompt is still being computed.

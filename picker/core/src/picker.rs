@@ -237,7 +237,6 @@ impl Picker {
                 generated: 0,
                 prefill: prefill(now, &arrival, &receipt),
                 first_token: None,
-                expected_ttft_ms: receipt.expected_ttft_ms.unwrap_or_default(),
             },
         );
         member.on_own(taken.load.requests + 1);

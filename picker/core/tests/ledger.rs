@@ -55,7 +55,6 @@ fn entry(endpoint: u32, opened: Instant, prompt_tokens: u64, output_tokens: u64)
         generated: 0,
         prefill: Prefill::Watched,
         first_token: None,
-        expected_ttft_ms: 0.0,
     }
 }
 
