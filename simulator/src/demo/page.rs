@@ -1,6 +1,6 @@
 //! `report.html`: the table, the receipts and bars, in one file that needs no other.
 
-use super::report::{Report, RouteReport, WorkloadReport, ms};
+use super::report::{Report, RouteReport, WorkloadReport};
 use crate::load::page::{STYLE, bars, escape};
 
 /// What is drawn: a title, its unit, and the value of a route.
@@ -56,14 +56,11 @@ fn section(workload: &WorkloadReport) -> String {
     for route in &workload.routes {
         let load = &route.load;
         text += &format!(
-            "<tr><td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{:.0}<td>{}</tr>",
+            "<tr><td>{}<td>{}<td>{}<td>{}<td>{:.0}<td>{}</tr>",
             route.name,
             load.requests,
             load.errors,
-            ms(load.ttft_ms, |ttft| ttft.p50),
-            ms(load.ttft_ms, |ttft| ttft.p90),
-            ms(load.ttft_ms, |ttft| ttft.p99),
-            ms(load.tpot_ms, |tpot| tpot.p50),
+            route.latencies().join("<td>"),
             load.output_tokens_per_s,
             route
                 .machine_busy_share

@@ -92,6 +92,17 @@ impl RouteReport {
         }
     }
 
+    /// Time to first token at p50, p90 and p99, and time per output token at p50, for people.
+    pub(super) fn latencies(&self) -> [String; 4] {
+        let (ttft, tpot) = (self.load.ttft_ms, self.load.tpot_ms);
+        [
+            ms(ttft, |ttft| ttft.p50),
+            ms(ttft, |ttft| ttft.p90),
+            ms(ttft, |ttft| ttft.p99),
+            ms(tpot, |tpot| tpot.p50),
+        ]
+    }
+
     fn warnings(&self, workload: &str) -> Vec<String> {
         let mut warnings = Vec::new();
         let place = format!("{workload}, {}", self.name);
@@ -147,16 +158,13 @@ impl WorkloadReport {
         )?;
         for route in &self.routes {
             let load = &route.load;
+            let [p50, p90, p99, tpot] = route.latencies();
             writeln!(
                 out,
-                "  {:<14}{:>9}{:>8}{:>11}{:>11}{:>11}{:>10}{:>13}{:>10}",
+                "  {:<14}{:>9}{:>8}{p50:>11}{p90:>11}{p99:>11}{tpot:>10}{:>13}{:>10}",
                 route.name,
                 load.requests,
                 load.errors,
-                ms(load.ttft_ms, |ttft| ttft.p50),
-                ms(load.ttft_ms, |ttft| ttft.p90),
-                ms(load.ttft_ms, |ttft| ttft.p99),
-                ms(load.tpot_ms, |tpot| tpot.p50),
                 load.adapter_loads_per_1000
                     .map_or("-".into(), |loads| format!("{loads:.0}")),
                 load.load_max_over_mean
@@ -168,7 +176,7 @@ impl WorkloadReport {
 }
 
 /// One of the percentiles in milliseconds, for people.
-pub(super) fn ms(values: Option<Percentiles>, one: impl Fn(Percentiles) -> f64) -> String {
+fn ms(values: Option<Percentiles>, one: impl Fn(Percentiles) -> f64) -> String {
     values.map_or("-".into(), |values| format!("{:.0} ms", one(values)))
 }
 
