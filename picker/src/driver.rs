@@ -18,7 +18,7 @@ use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use picker_core::action::{Action, Refusal};
 use picker_core::endpoint::{Endpoint, EndpointKey, Subset};
-use picker_core::event::Arrival;
+use picker_core::event::{Arrival, Following};
 use picker_core::member::ReadFailure;
 use picker_core::picker::EndpointState;
 use picker_core::receipt::Receipt;
@@ -268,9 +268,11 @@ impl Handle {
         let key = RequestKey(shared.requests.fetch_add(1, Ordering::Relaxed));
         let arrival = Arrival {
             key,
-            request_id: request_id.clone(),
+            request_id,
             request,
             subset,
+            following: Following::Full,
+            fallbacks: 0,
         };
         let mut answer = Err(Refused {
             refusal: Refusal::NoEndpoints,
@@ -281,8 +283,7 @@ impl Handle {
             match action {
                 Action::Picked(pick) if pick.request == key => {
                     self.keep(*pick.receipt);
-                    let id = request_id.clone();
-                    answer = Ok(Flight::new(self.clone(), key, id, pick.address));
+                    answer = Ok(Flight::new(self.clone(), key, pick.address));
                 }
                 Action::Refused(request, refusal, receipt) if request == key => {
                     let endpoints = receipt.endpoints;
@@ -302,24 +303,6 @@ impl Handle {
     pub fn tell(&self, event: Event) {
         for action in self.actions_of(event) {
             self.perform(action);
-        }
-    }
-
-    /// Ends a flight and completes its receipt.
-    fn end(&self, request_id: &str, event: Event) {
-        for action in self.actions_of(event) {
-            if let Action::Settled(key, outcome) = &action {
-                self.inner
-                    .shared
-                    .receipts
-                    .settle(request_id, *key, *outcome);
-                self.inner
-                    .shared
-                    .metrics
-                    .on_settled(&self.inner.pool, outcome);
-            } else {
-                self.perform(action);
-            }
         }
     }
 
@@ -374,7 +357,12 @@ impl Handle {
             Action::ListModels(endpoint, address) => {
                 self.send(endpoint, address, ErrandKind::ListModels);
             }
-            Action::Picked(_) | Action::Refused(..) | Action::Settled(..) => {
+            Action::Settled(key, request_id, outcome) => {
+                let shared = &self.inner.shared;
+                shared.receipts.settle(&request_id, key, outcome);
+                shared.metrics.on_settled(&self.inner.pool, &outcome);
+            }
+            Action::Picked(_) | Action::Refused(..) => {
                 debug!(pool = %self.inner.pool, ?action, "an action that nobody waits for");
             }
         }

@@ -199,6 +199,7 @@ fn outcome(receipt: &Value) -> String {
         Some("completed") => "Completed",
         Some("failed") => "Failed",
         Some("abandoned") => "Abandoned by the client or the proxy",
+        Some("presumed") => "Not followed; presumed over",
         _ if number(&receipt["candidate_count"]) == 0.0 => return "Answered with 503.".to_owned(),
         _ => return format!("{first}Still in flight."),
     };

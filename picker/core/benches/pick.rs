@@ -6,7 +6,7 @@ use std::time::Duration;
 use criterion::Criterion;
 use picker_core::adapter::Model;
 use picker_core::endpoint::{AdapterReading, Endpoint, EndpointKey, EngineReading, Reading};
-use picker_core::event::{Arrival, Ending, Event};
+use picker_core::event::{Arrival, Ending, Event, Following};
 use picker_core::request::{Request, RequestKey};
 use picker_core::seed::Random;
 use picker_core::time::Instant;
@@ -74,6 +74,8 @@ fn place(picker: &mut Picker, now: Instant, key: u64) -> Option<Action> {
             ..Request::of_headers("/v1/chat/completions")
         },
         subset: None,
+        following: Following::Full,
+        fallbacks: 0,
     };
     picker.handle_event(now, Event::Arrived(arrival));
     let mut picked = None;

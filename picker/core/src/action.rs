@@ -1,6 +1,7 @@
 //! All that a picker can ask for.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use crate::endpoint::EndpointKey;
 use crate::receipt::{Outcome, Receipt};
@@ -14,8 +15,8 @@ pub enum Action {
     Picked(Pick),
     /// Answer the request: there is nowhere to send it. Nothing is booked.
     Refused(RequestKey, Refusal, Box<Receipt>),
-    /// The request is over; this completes its receipt.
-    Settled(RequestKey, Outcome),
+    /// The request of that id is over; this completes its receipt.
+    Settled(RequestKey, Arc<str>, Outcome),
     /// Read the endpoint's metrics page, and answer with [`Event::Read`](crate::event::Event::Read) or
     /// [`Event::ReadFailed`](crate::event::Event::ReadFailed).
     Read(EndpointKey, SocketAddr),
@@ -33,6 +34,9 @@ pub struct Pick {
     pub endpoint: EndpointKey,
     /// Its address.
     pub address: SocketAddr,
+    /// Other endpoints to try, the best first: those at IP addresses of their own before others, so that a node that is
+    /// gone does not take all of them. At most as many as were asked for.
+    pub fallbacks: Vec<SocketAddr>,
     /// Why.
     pub receipt: Box<Receipt>,
 }

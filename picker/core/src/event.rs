@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::adapter::Model;
 use crate::endpoint::{Endpoint, EndpointKey, Reading, Subset};
+pub use crate::ledger::Following;
 use crate::member::ReadFailure;
 use crate::request::{Request, RequestKey};
 
@@ -45,6 +46,10 @@ pub struct Arrival {
     pub request: Request,
     /// The endpoints to which the gateway limits the choice.
     pub subset: Option<Subset>,
+    /// How the request will be followed to its end.
+    pub following: Following,
+    /// How many further endpoints are wanted, to be tried in order if the picked one cannot be reached.
+    pub fallbacks: usize,
 }
 
 /// How a request ended.

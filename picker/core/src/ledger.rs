@@ -4,6 +4,7 @@
 //! request ends. The debits of an endpoint are always the sum over its open entries.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -11,13 +12,32 @@ use crate::endpoint::EndpointKey;
 use crate::request::RequestKey;
 use crate::time::Instant;
 
+/// How a request is followed to its end, which is up to what the proxy sends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Following {
+    /// The response passes through the picker: first token, tokens and end are seen.
+    #[default]
+    Full,
+    /// Nothing of the response is seen but its end.
+    Watched,
+    /// Nothing is seen: the entry closes at the end that is expected.
+    Released,
+}
+
 /// One request in flight.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
+    /// The request's id.
+    pub request_id: Arc<str>,
     /// Where it was sent.
     pub endpoint: EndpointKey,
     /// When it was picked.
     pub opened: Instant,
+    /// How it is followed.
+    pub following: Following,
+    /// When it is expected to end.
+    pub expected_end: Instant,
     /// Prompt tokens to be computed for it.
     pub prompt_tokens: u64,
     /// Tokens that it is expected to generate.
@@ -61,6 +81,8 @@ pub struct Ledger {
     loads: BTreeMap<EndpointKey, Load>,
     /// Open entries with [`Prefill::Until`], by that time.
     unseen: BTreeSet<(Instant, RequestKey)>,
+    /// Open entries that are [`Following::Released`], by the end that is expected.
+    released: BTreeSet<(Instant, RequestKey)>,
 }
 
 impl Ledger {
@@ -105,12 +127,21 @@ impl Ledger {
         if let Prefill::Until(until) = entry.prefill {
             self.unseen.remove(&(until, request));
         }
+        if entry.following == Following::Released {
+            self.released.remove(&(entry.expected_end, request));
+        }
         let load = self.load_mut(entry.endpoint);
         load.credit(&entry);
         if load.requests == 0 {
             self.loads.remove(&entry.endpoint);
         }
         Some(entry)
+    }
+
+    /// The released entry whose end is expected first, and when that is.
+    #[must_use]
+    pub fn next_release(&self) -> Option<(Instant, RequestKey)> {
+        self.released.first().copied()
     }
 
     /// The open entry of a request.
@@ -153,6 +184,9 @@ impl Ledger {
     fn put(&mut self, request: RequestKey, entry: Entry) {
         if let Prefill::Until(until) = entry.prefill {
             self.unseen.insert((until, request));
+        }
+        if entry.following == Following::Released {
+            self.released.insert((entry.expected_end, request));
         }
         self.load_mut(entry.endpoint).debit(&entry);
         self.entries.insert(request, entry);

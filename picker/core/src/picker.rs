@@ -1,7 +1,7 @@
 //! The whole: one picker owns what is known of one InferencePool, and turns events into actions.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,13 +10,11 @@ use serde::Serialize;
 use crate::action::{Action, Pick, Refusal};
 use crate::cost::{BYTES_PER_TOKEN_PRIOR, OUTPUT_TOKENS_PRIOR, Rates, Work};
 use crate::endpoint::{Endpoint, EndpointKey, Reading};
-use crate::event::{Arrival, Ending, Event};
+use crate::event::{Arrival, Ending, Event, Following};
 use crate::ledger::{Entry, Ledger, Load, Prefill};
 use crate::member::{self, Member, Pace, Suspect, Suspicion};
-use crate::receipt::{
-    CANDIDATES_MAX, Candidate, EXCLUSIONS_MAX, End, Excluded, Kept, Outcome, Receipt,
-};
-use crate::request::RequestKey;
+use crate::receipt::{CANDIDATES_MAX, Candidate, EXCLUSIONS_MAX, End, Excluded, Outcome, Receipt};
+use crate::request::{Request, RequestKey};
 use crate::schedule::{self, Ask, Choice, Exclusion};
 use crate::seed::Random;
 use crate::time::Instant;
@@ -128,11 +126,15 @@ impl Picker {
     /// When [`Picker::handle_timeout`] is to be called next.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.next_due
+        let release = self.ledger.next_release().map(|(due, _)| due);
+        earlier(self.next_due, release)
     }
 
     /// Does what is due at `now`; calling it early or often does no harm.
     pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some((_, request)) = self.ledger.next_release().filter(|(due, _)| *due <= now) {
+            self.close(now, request, End::Presumed, Ending::default());
+        }
         if self.next_due.is_none_or(|due| due > now) {
             return;
         }
@@ -223,6 +225,7 @@ impl Picker {
                 .push_back(Action::Refused(arrival.key, refusal, receipt));
             return;
         };
+        let fallbacks = self.fallbacks(&choice, arrival.fallbacks);
         let member = &mut self.members[taken.index];
         if let Some(model) = arrival.request.model.as_deref() {
             member.adapters.on_pick(model);
@@ -230,12 +233,15 @@ impl Picker {
         self.ledger.open(
             arrival.key,
             Entry {
+                request_id: arrival.request_id,
                 endpoint: member.key,
                 opened: now,
+                following: arrival.following,
+                expected_end: now + ms(expected_ms(&receipt, taken)),
                 prompt_tokens: receipt.prompt_tokens,
                 output_tokens: receipt.output_tokens,
                 generated: 0,
-                prefill: prefill(now, &arrival, &receipt),
+                prefill: prefill(now, &arrival.request, arrival.following, &receipt),
                 first_token: None,
             },
         );
@@ -246,8 +252,38 @@ impl Picker {
             request: arrival.key,
             endpoint: member.key,
             address: member.endpoint.address,
+            fallbacks,
             receipt,
         }));
+    }
+
+    /// At most `count` of the endpoints that were not taken, by cost; those whose IP address none before them has go first.
+    fn fallbacks(&self, choice: &Choice, count: usize) -> Vec<SocketAddr> {
+        if count == 0 {
+            return Vec::new();
+        }
+        let address = |one: &schedule::Priced| self.members[one.index].endpoint.address;
+        let mut hosts: Vec<IpAddr> = choice
+            .priced
+            .iter()
+            .take(1)
+            .map(|one| address(one).ip())
+            .collect();
+        let (mut apart, mut beside) = (Vec::new(), Vec::new());
+        for address in choice.priced.iter().skip(1).map(address) {
+            if hosts.contains(&address.ip()) {
+                beside.push(address);
+            } else {
+                hosts.push(address.ip());
+                apart.push(address);
+            }
+            if apart.len() == count {
+                break;
+            }
+        }
+        apart.extend(beside);
+        apart.truncate(count);
+        apart
     }
 
     /// The debit moves to the endpoint that serves; the picked one did not take the request, so it is suspect.
@@ -278,6 +314,10 @@ impl Picker {
     }
 
     fn on_ended(&mut self, now: Instant, request: RequestKey, ending: Ending) {
+        self.close(now, request, ending.end(), ending);
+    }
+
+    fn close(&mut self, now: Instant, request: RequestKey, end: End, ending: Ending) {
         let Some(entry) = self.ledger.close(request) else {
             return;
         };
@@ -288,7 +328,7 @@ impl Picker {
             });
         }
         let outcome = Outcome {
-            end: ending.end(),
+            end,
             status: ending.status,
             served,
             ttft_ms: entry.first_token.map(|at| at.ms_since(entry.opened)),
@@ -298,7 +338,8 @@ impl Picker {
                 .generated
                 .or((entry.generated > 0).then_some(entry.generated)),
         };
-        self.actions.push_back(Action::Settled(request, outcome));
+        self.actions
+            .push_back(Action::Settled(request, entry.request_id, outcome));
     }
 
     /// Changes what is known of an endpoint, if it is still there, and keeps track of when it is due.
@@ -357,11 +398,7 @@ impl Picker {
                 .collect(),
             exclusion_count: choice.excluded.len(),
             expected_ttft_ms: taken.map(|taken| taken.cost.ttft_ms(&Rates::PRIOR, taken.adapter)),
-            kept: if taken.is_some() {
-                Kept::Followed
-            } else {
-                Kept::Nothing
-            },
+            following: taken.map(|_| arrival.following),
             outcome: None,
         }
     }
@@ -390,12 +427,22 @@ fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
 }
 
 /// How the end of a request's prefill will be known.
-fn prefill(now: Instant, arrival: &Arrival, receipt: &Receipt) -> Prefill {
-    if arrival.request.streamed {
+fn prefill(now: Instant, request: &Request, following: Following, receipt: &Receipt) -> Prefill {
+    if request.streamed && following == Following::Full {
         return Prefill::Watched;
     }
-    let expected_s = receipt.expected_ttft_ms.unwrap_or_default() / 1e3;
-    Prefill::Until(now + Duration::try_from_secs_f64(expected_s).unwrap_or(Duration::MAX))
+    Prefill::Until(now + ms(receipt.expected_ttft_ms.unwrap_or_default()))
+}
+
+/// How long the request is expected to take in all, where it is taken.
+fn expected_ms(receipt: &Receipt, taken: &schedule::Priced) -> f64 {
+    let step_ms = Rates::PRIOR.step(taken.load.requests as f64 + taken.foreign + 1.0);
+    receipt.expected_ttft_ms.unwrap_or_default() + receipt.output_tokens as f64 * step_ms
+}
+
+/// A span of `ms` milliseconds.
+fn ms(ms: f64) -> Duration {
+    Duration::try_from_secs_f64(ms / 1e3).unwrap_or(Duration::MAX)
 }
 
 /// The work that a request is expected to be.

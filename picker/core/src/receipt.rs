@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::adapter::Need;
 use crate::cost::Cost;
 use crate::endpoint::EndpointKey;
+use crate::ledger::Following;
 use crate::request::{Request, RequestKey};
 use crate::schedule::Exclusion;
 
@@ -47,8 +48,8 @@ pub struct Receipt {
     pub exclusion_count: usize,
     /// The time to the first token that was expected, in milliseconds.
     pub expected_ttft_ms: Option<f64>,
-    /// How the request's end is known.
-    pub kept: Kept,
+    /// How the request is followed to its end; `None` if nothing was picked.
+    pub following: Option<Following>,
     /// What became of it; `None` while it is in flight.
     pub outcome: Option<Outcome>,
 }
@@ -85,16 +86,6 @@ pub struct Excluded {
     pub reason: Exclusion,
 }
 
-/// How the end of a request is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kept {
-    /// The stream is followed; its end closes the entry.
-    Followed,
-    /// Nothing was picked.
-    Nothing,
-}
-
 /// What became of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Outcome {
@@ -124,4 +115,6 @@ pub enum End {
     Failed,
     /// The client or the proxy went away first.
     Abandoned,
+    /// It was not followed, and is taken to be over.
+    Presumed,
 }

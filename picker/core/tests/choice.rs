@@ -9,7 +9,7 @@ use picker_core::adapter::Model;
 use picker_core::endpoint::{
     AdapterReading, Endpoint, EndpointKey, EngineReading, Reading, Subset,
 };
-use picker_core::event::{Arrival, Ending, Event};
+use picker_core::event::{Arrival, Ending, Event, Following};
 use picker_core::member::ReadFailure;
 use picker_core::request::{Request, RequestKey};
 use picker_core::time::Instant;
@@ -37,6 +37,8 @@ fn arrival(key: u64, request: Request) -> Event {
         request_id: "id".into(),
         request,
         subset: None,
+        following: Following::Full,
+        fallbacks: 0,
     })
 }
 
@@ -84,6 +86,8 @@ fn arrived(
         request_id: "id".into(),
         request,
         subset: inside.map(|number| Subset::parse([format!("10.0.0.{number}").as_str()])),
+        following: Following::Full,
+        fallbacks: 0,
     })
 }
 
@@ -205,7 +209,7 @@ proptest! {
             match action {
                 Action::Picked(pick) => tallies.entry(pick.request).or_default().picked += 1,
                 Action::Refused(request, ..) => tallies.entry(request).or_default().refused += 1,
-                Action::Settled(request, _) => tallies.entry(request).or_default().settled += 1,
+                Action::Settled(request, ..) => tallies.entry(request).or_default().settled += 1,
                 Action::Read(..) | Action::ListModels(..) => {}
             }
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use picker_core::endpoint::EndpointKey;
-use picker_core::ledger::{Entry, Ledger, Load, Prefill};
+use picker_core::ledger::{Entry, Following, Ledger, Load, Prefill};
 use picker_core::request::RequestKey;
 use picker_core::time::Instant;
 use proptest::prelude::*;
@@ -48,8 +48,11 @@ fn entries() -> impl Strategy<Value = Entry> {
 
 fn entry(endpoint: u32, opened: Instant, prompt_tokens: u64, output_tokens: u64) -> Entry {
     Entry {
+        request_id: "".into(),
         endpoint: EndpointKey(endpoint),
         opened,
+        following: Following::Full,
+        expected_end: opened,
         prompt_tokens,
         output_tokens,
         generated: 0,

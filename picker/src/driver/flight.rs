@@ -1,7 +1,6 @@
 //! A flight: the guard of one followed request, which closes its entry however the stream ends.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use picker_core::Event;
 use picker_core::event::Ending;
@@ -14,23 +13,16 @@ use super::Handle;
 pub struct Flight {
     handle: Handle,
     key: RequestKey,
-    request_id: Arc<str>,
     picked: SocketAddr,
     /// What is known of the end; not complete until somebody says so.
     pub ending: Ending,
 }
 
 impl Flight {
-    pub(super) fn new(
-        handle: Handle,
-        key: RequestKey,
-        request_id: Arc<str>,
-        picked: SocketAddr,
-    ) -> Self {
+    pub(super) fn new(handle: Handle, key: RequestKey, picked: SocketAddr) -> Self {
         Self {
             handle,
             key,
-            request_id,
             picked,
             ending: Ending::default(),
         }
@@ -62,7 +54,6 @@ impl Flight {
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        self.handle
-            .end(&self.request_id, Event::Ended(self.key, self.ending));
+        self.handle.tell(Event::Ended(self.key, self.ending));
     }
 }

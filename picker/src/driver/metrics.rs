@@ -148,6 +148,7 @@ impl DriverMetrics {
             End::Completed => "completed",
             End::Failed => "failed",
             End::Abandoned => "abandoned",
+            End::Presumed => "presumed",
         };
         self.ended
             .get_or_create(&OfEnd {

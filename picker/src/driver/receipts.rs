@@ -106,7 +106,7 @@ fn bytes_of(receipt: &Receipt) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use picker_core::receipt::{End, Kept};
+    use picker_core::receipt::End;
     use picker_core::request::Request;
 
     use super::*;
@@ -127,7 +127,7 @@ mod tests {
             exclusions: Vec::new(),
             exclusion_count: 0,
             expected_ttft_ms: None,
-            kept: Kept::Nothing,
+            following: None,
             outcome: None,
         }
     }

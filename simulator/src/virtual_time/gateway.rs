@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use picker_core::endpoint::{Endpoint, EndpointKey, Reading};
-use picker_core::event::{Arrival, Ending, Event};
+use picker_core::event::{Arrival, Ending, Event, Following};
 use picker_core::request::{Api, Body, Request, RequestKey};
 use picker_core::time::Instant;
 use picker_core::{Action, Picker, Settings};
@@ -228,6 +228,8 @@ impl Driver {
             request_id: "".into(),
             request: request(job, &self.adapter_names),
             subset: None,
+            following: Following::Full,
+            fallbacks: 0,
         };
         self.tell(now, Event::Arrived(arrival));
         self.placed.take()

@@ -3,8 +3,9 @@
 use picker_core::Event;
 use picker_core::action::Refusal;
 use picker_core::adapter::Need;
-use picker_core::endpoint::Subset;
-use picker_core::receipt::Kept;
+use picker_core::endpoint::{Endpoint, Subset};
+use picker_core::event::Following;
+use picker_core::receipt::End;
 use picker_core::request::{Body, Request};
 use picker_core::schedule::{Exclusion, TIE_MS, TIE_SHARE};
 
@@ -45,7 +46,7 @@ fn a_subset_without_any_endpoint_of_the_pool_is_refused() {
         .expect_err("nobody is inside");
     assert_eq!(refusal, Refusal::EmptySubset);
     assert_eq!((receipt.exclusion_count, receipt.candidate_count), (2, 0));
-    assert_eq!(receipt.kept, Kept::Nothing);
+    assert_eq!(receipt.following, None);
     assert_eq!(pool.picker.in_flight(), 0, "nothing is booked");
 }
 
@@ -262,7 +263,7 @@ fn a_tie_is_decided_by_chance_and_the_receipt_counts_it() {
     assert_eq!((receipt.ties, receipt.candidate_count), (4, 4));
     assert_eq!(receipt.margin_ms, Some(0.0));
     assert_eq!((receipt.prompt_tokens, receipt.output_tokens), (513, 256));
-    assert_eq!(receipt.kept, Kept::Followed);
+    assert_eq!(receipt.following, Some(Following::Full));
     assert_eq!(receipt.exclusion_count, 0);
     // Prompt 513 x 0.05 + fixed 20 + a step of 15.
     let ttft_ms = receipt.expected_ttft_ms.expect("it was picked");
@@ -363,4 +364,54 @@ fn an_outcome_tells_how_long_it_took_and_what_came() {
     assert_eq!(request, pick.request);
     assert_eq!((outcome.ttft_ms, outcome.duration_ms), (Some(80.0), 200.0));
     assert_eq!((outcome.status, outcome.generated), (Some(200), Some(17)));
+}
+
+#[test]
+fn fallbacks_are_the_next_cheapest_and_those_on_hosts_of_their_own_come_first() {
+    let mut pool = Pool::of(0);
+    let rank = |address: &str| Endpoint {
+        identity: address.into(),
+        name: address.into(),
+        address: address.parse().expect("an address"),
+    };
+    let ranks = [
+        "10.0.0.1:8000",
+        "10.0.0.1:8001",
+        "10.0.0.2:8000",
+        "10.0.0.3:8000",
+    ];
+    pool.tell(Event::Endpoints(ranks.map(rank).into()));
+    let mut place = |fallbacks| {
+        let placed = pool.place_as(Following::Full, fallbacks, completion("m"), None);
+        placed.expect("a pool with endpoints picks")
+    };
+    assert_eq!(place(0).fallbacks, []);
+    for _ in 0..20 {
+        let pick = place(3);
+        let mut all: Vec<_> = pick.fallbacks.clone();
+        let apart = [pick.address.ip(), all[0].ip(), all[1].ip()];
+        assert!(
+            apart[0] != apart[1] && apart[1] != apart[2] && apart[0] != apart[2],
+            "{pick:?}"
+        );
+        all.push(pick.address);
+        all.sort_unstable();
+        assert_eq!(all, ranks.map(|rank| rank.parse().expect("an address")));
+    }
+}
+
+#[test]
+fn a_released_request_is_over_at_the_end_that_is_expected_and_no_sooner() {
+    let mut pool = Pool::of(1);
+    pool.place_as(Following::Released, 0, completion("m"), None)
+        .expect("a pool with endpoints picks");
+    let picked_ms = pool.now_ms();
+    assert_eq!(pool.state(0).own.requests, 1);
+    // First token 60.65 ms, then 256 steps of 15.05 ms.
+    pool.until(picked_ms + 3_913.0);
+    assert_eq!((pool.state(0).own.requests, pool.settled.len()), (1, 0));
+    pool.until(picked_ms + 3_914.0);
+    assert_eq!(pool.state(0).own.requests, 0);
+    assert_eq!(pool.settled[0].1.end, End::Presumed);
+    assert_eq!(pool.settled.len(), 1);
 }

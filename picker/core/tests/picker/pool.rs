@@ -9,7 +9,7 @@ use picker_core::adapter::Model;
 use picker_core::endpoint::{
     AdapterReading, Endpoint, EndpointKey, EngineReading, Reading, Subset,
 };
-use picker_core::event::{Arrival, Ending, Event};
+use picker_core::event::{Arrival, Ending, Event, Following};
 use picker_core::member::ReadFailure;
 use picker_core::picker::EndpointState;
 use picker_core::receipt::{Outcome, Receipt};
@@ -113,9 +113,19 @@ impl Pool {
         self.act()
     }
 
-    /// A request to be placed; `None` if it was refused.
+    /// A request to be placed, whose response will pass.
     pub(crate) fn place(
         &mut self,
+        request: Request,
+        subset: Option<Subset>,
+    ) -> Result<Pick, (Refusal, Box<Receipt>)> {
+        self.place_as(Following::Full, 0, request, subset)
+    }
+
+    pub(crate) fn place_as(
+        &mut self,
+        following: Following,
+        fallbacks: usize,
         request: Request,
         subset: Option<Subset>,
     ) -> Result<Pick, (Refusal, Box<Receipt>)> {
@@ -126,6 +136,8 @@ impl Pool {
             request_id: format!("request-{}", key.0).into(),
             request,
             subset,
+            following,
+            fallbacks,
         };
         let mut answers = self.tell(Event::Arrived(arrival));
         assert_eq!(answers.len(), 1, "one answer for one arrival: {answers:?}");
@@ -196,7 +208,7 @@ impl Pool {
                     self.picker
                         .handle_event(self.now, Event::Models(key, models));
                 }
-                Action::Settled(request, outcome) => self.settled.push((request, outcome)),
+                Action::Settled(request, _, outcome) => self.settled.push((request, outcome)),
                 placed => rest.push(placed),
             }
         }
