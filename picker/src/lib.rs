@@ -7,6 +7,7 @@ pub mod settings;
 pub mod telemetry;
 pub mod shutdown;
 pub mod driver;
+pub mod tls;
 pub mod discovery;
 pub mod scrape;
 pub mod extproc;

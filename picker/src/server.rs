@@ -1,5 +1,7 @@
 //! The server: binds, spawns, and ends what it spawned. Tasks are spawned here and nowhere else.
 
+mod incoming;
+
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
@@ -7,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::Stream;
 use picker_core::Settings;
 use picker_core::route::PoolKey;
 use prometheus_client::registry::Registry;
@@ -15,8 +18,8 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tracing::{info, warn};
 
 use crate::admin::Admin;
@@ -25,9 +28,10 @@ use crate::driver::{DriverMetrics, PoolSpec, Pools};
 use crate::extproc::{Edge, Inflight};
 use crate::health::HealthService;
 use crate::scrape::{ScrapeMetrics, Scraper};
-use crate::settings::{Serve, SettingsError};
+use crate::settings::{Security, Serve, SettingsError};
 use crate::shutdown::Readiness;
 use crate::telemetry;
+use crate::tls::{Acceptor, CertificateError, Connection, Mounted, Served, Tally};
 
 /// Windows of HTTP/2: a prompt of 1 MiB comes without waiting for the other side.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
@@ -42,6 +46,9 @@ pub enum ServerError {
     /// An endpoints file is wrong.
     #[error(transparent)]
     File(#[from] FileError),
+    /// There is no certificate to serve.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
     /// A port is taken.
     #[error("{flag} {address}: {error}; choose another port, or 0 for a free one")]
     Bind {
@@ -76,6 +83,8 @@ pub struct Listening {
 pub struct Bound {
     serve: Serve,
     files: Files,
+    acceptor: Acceptor,
+    mounted: Option<Mounted>,
     ext_proc: Vec<TcpListener>,
     health: TcpListener,
     admin: TcpListener,
@@ -83,12 +92,14 @@ pub struct Bound {
     pub listening: Listening,
 }
 
-/// Reads the endpoints files and binds every port, so that what is wrong is known before anything runs.
+/// Reads the endpoints files and the certificate and binds every port, so that what is wrong is known before anything
+/// runs.
 ///
 /// # Errors
 /// [`ServerError`], if a setting, a file or a port is wrong.
 pub async fn bind(serve: Serve) -> Result<Bound, ServerError> {
     let files = Files::read(serve.pools()?, serve.grpc_port)?;
+    let (acceptor, mounted) = acceptor(&serve)?;
     let mut ext_proc = vec![listen(&serve, "--grpc-port", serve.grpc_port).await?];
     for port in own_ports(&files.specs()) {
         ext_proc.push(listen(&serve, "endpointPickerRef.port", port).await?);
@@ -106,11 +117,31 @@ pub async fn bind(serve: Serve) -> Result<Bound, ServerError> {
     Ok(Bound {
         serve,
         files,
+        acceptor,
+        mounted,
         ext_proc,
         health,
         admin,
         listening,
     })
+}
+
+/// What the ports of ext_proc accept, and the certificate that is to be followed.
+fn acceptor(serve: &Serve) -> Result<(Acceptor, Option<Mounted>), ServerError> {
+    let security = serve.security()?;
+    if security == Security::PlaintextOnly {
+        return Ok((Acceptor::plaintext_only(), None));
+    }
+    let mounted = serve.cert_path.as_deref().map(Mounted::read).transpose()?;
+    let certificate = match &mounted {
+        Some(mounted) => mounted.served(),
+        None => Served::self_signed()?,
+    };
+    let acceptor = match security {
+        Security::TlsOnly => Acceptor::tls_only(certificate),
+        Security::Both | Security::PlaintextOnly => Acceptor::both(certificate),
+    };
+    Ok((acceptor, mounted))
 }
 
 impl Bound {
@@ -136,13 +167,16 @@ impl Bound {
             stop: stop.clone(),
         };
 
-        tasks.ext_proc(
-            self.ext_proc,
-            self.serve.body_limit,
-            &pools,
-            &inflight,
-            &readiness,
-        );
+        let tally = Arc::new(Tally::register(&mut registry));
+        for listener in self.ext_proc {
+            let edge = Edge::service(pools.clone(), inflight.clone(), self.serve.body_limit);
+            let health = HealthService::server(readiness.clone());
+            let incoming = incoming::begun(listener, self.acceptor.clone(), tally.clone());
+            tasks.ext_proc(incoming, Routes::new(edge).add_service(health));
+        }
+        if let Some(mounted) = self.mounted {
+            tasks.forever("the certificate", mounted.follow());
+        }
         tasks.health(self.health, &readiness);
         tasks.admin(self.admin, &pools, &readiness, registry);
         let timer = pools.clone();
@@ -183,32 +217,24 @@ struct Tasks {
 impl Tasks {
     fn ext_proc(
         &mut self,
-        listeners: Vec<TcpListener>,
-        body_limit: usize,
-        pools: &Arc<Pools>,
-        inflight: &Inflight,
-        readiness: &Readiness,
+        incoming: impl Stream<Item = io::Result<Connection>> + Send + 'static,
+        services: Routes,
     ) {
-        for listener in listeners {
-            let edge = Edge::service(pools.clone(), inflight.clone(), body_limit);
-            let health = HealthService::server(readiness.clone());
-            let serving = Server::builder()
-                .initial_stream_window_size(STREAM_WINDOW_BYTES)
-                .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-                .add_service(edge)
-                .add_service(health)
-                .serve_with_incoming_shutdown(
-                    at_once(listener),
-                    self.stop.clone().cancelled_owned(),
-                );
-            self.forever("ext_proc", async move { log_end(serving.await) });
-        }
+        let serving = Server::builder()
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .add_routes(services)
+            .serve_with_incoming_shutdown(incoming, self.stop.clone().cancelled_owned());
+        self.forever("ext_proc", async move { log_end(serving.await) });
     }
 
     fn health(&mut self, listener: TcpListener, readiness: &Readiness) {
         let serving = Server::builder()
             .add_service(HealthService::server(readiness.clone()))
-            .serve_with_incoming_shutdown(at_once(listener), self.stop.clone().cancelled_owned());
+            .serve_with_incoming_shutdown(
+                incoming::at_once(listener),
+                self.stop.clone().cancelled_owned(),
+            );
         self.forever("health", async move { log_end(serving.await) });
     }
 
@@ -246,12 +272,6 @@ impl Tasks {
             Some(Err(_)) | None => "a task that panicked",
         }
     }
-}
-
-/// Connections whose small messages leave at once. Held back until the peer acknowledges the one before (Nagle), a token
-/// would be late by up to 40 ms, the time for which the peer puts that off.
-fn at_once(listener: TcpListener) -> TcpIncoming {
-    TcpIncoming::from(listener).with_nodelay(Some(true))
 }
 
 fn log_end<E: std::fmt::Display>(result: Result<(), E>) {
@@ -301,26 +321,5 @@ async fn drain(inflight: &Inflight, notice: Duration, timeout: Duration) {
             streams = inflight.count(),
             "the drain's deadline has passed; open streams are cut"
         );
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use futures::StreamExt;
-    use tokio::net::TcpStream;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn small_messages_to_a_proxy_are_not_held_back() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
-        let _proxy = TcpStream::connect(address).await.expect("a connection");
-        let accepted = at_once(listener)
-            .next()
-            .await
-            .expect("one")
-            .expect("accepted");
-        assert!(accepted.nodelay().expect("a socket"));
     }
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use picker_core::route::PoolKey;
 use thiserror::Error;
 
@@ -62,6 +62,17 @@ pub struct Serve {
     /// The port of metrics and debugging; 0 takes a free one.
     #[arg(long, default_value_t = 9090)]
     pub metrics_port: u16,
+    /// Whether the ext_proc ports accept TLS; if not, they accept plaintext alone.
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_value_t = true, default_missing_value = "true")]
+    pub secure_serving: bool,
+    /// Whether the ext_proc ports refuse plaintext; if not, they accept it beside TLS.
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_value_t = false, default_missing_value = "true")]
+    pub require_tls: bool,
+    /// A folder with `tls.crt` and `tls.key`, re-read on change; without it, the certificate is self-signed.
+    #[arg(long, value_name = "FOLDER")]
+    pub cert_path: Option<PathBuf>,
     /// The least time between two readings of one endpoint.
     #[arg(long, default_value = "50ms", value_parser = duration)]
     pub refresh_metrics_interval: Duration,
@@ -97,6 +108,17 @@ pub enum LogFormat {
     Json,
 }
 
+/// What the ext_proc ports accept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Security {
+    /// TLS, and plaintext beside it.
+    Both,
+    /// TLS.
+    TlsOnly,
+    /// Plaintext.
+    PlaintextOnly,
+}
+
 /// An endpoints file, and the pool it is of where the command line says so.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointsArgument {
@@ -114,6 +136,9 @@ pub enum SettingsError {
         "--endpoints: two files are of pool {0}; name each pool before its file, as in --endpoints {0}=FILE"
     )]
     PoolTwice(PoolKey),
+    /// TLS is required and switched off.
+    #[error("--require-tls: there is no TLS with --secure-serving=false; take one of them away")]
+    TlsRequiredAndOff,
 }
 
 impl Serve {
@@ -133,6 +158,19 @@ impl Serve {
             pools.push((pool, argument.file.clone()));
         }
         Ok(pools)
+    }
+
+    /// What the ext_proc ports accept.
+    ///
+    /// # Errors
+    /// [`SettingsError::TlsRequiredAndOff`].
+    pub fn security(&self) -> Result<Security, SettingsError> {
+        match (self.secure_serving, self.require_tls) {
+            (true, false) => Ok(Security::Both),
+            (true, true) => Ok(Security::TlsOnly),
+            (false, false) => Ok(Security::PlaintextOnly),
+            (false, true) => Err(SettingsError::TlsRequiredAndOff),
+        }
     }
 }
 

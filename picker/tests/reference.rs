@@ -8,18 +8,20 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::{Arg, CommandFactory};
 use picker::driver::{DriverMetrics, Errand, ErrandKind, PoolSpec, Pools};
 use picker::scrape::{ScrapeMetrics, Scraper};
 use picker::settings::Arguments;
 use picker::telemetry;
+use picker::tls::{Connection, Refusal, Tally};
 use picker_core::Settings;
 use picker_core::endpoint::{Endpoint, EndpointKey};
 use picker_core::request::Request;
 use picker_core::route::PoolKey;
 use prometheus_client::encoding::text::encode;
+use tokio::net::TcpStream;
 
 const BEGIN: &str = "<!-- generated: picker/tests/reference.rs -->\n";
 const END: &str = "<!-- end of what is generated -->\n";
@@ -200,6 +202,7 @@ async fn exposition() -> String {
     ]);
     pick_and_refuse(&pools, &full, &empty);
     scrape_once(&pools, &full, endpoint.address, scraper).await;
+    connect_and_refuse(&Tally::register(&mut registry)).await;
     let states = pools
         .all()
         .iter()
@@ -237,6 +240,14 @@ fn pick_and_refuse(pools: &Pools, full: &PoolKey, empty: &PoolKey) {
     flight.first_token();
     drop(flight);
     pick(empty, "two").expect_err("there is none");
+}
+
+async fn connect_and_refuse(tally: &Tally) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    let connection = TcpStream::connect(address).await.expect("it listens");
+    tally.begun(&Connection::Plaintext(connection));
+    tally.refused(Instant::now(), None, &Refusal::TlsIsOff);
 }
 
 /// Runs one errand to its end, which is a refused connection.
