@@ -11,14 +11,9 @@ use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-const DNS_SUBDOMAIN_OR_EMPTY: &str =
-    r"^$|^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
-const DNS_LABEL: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
-const KIND: &str = r"^[a-zA-Z]([-a-zA-Z0-9]*[a-zA-Z0-9])?$";
-const LABEL_VALUE: &str = r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$";
-const CONTROLLER_NAME: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\/[A-Za-z0-9\/\-._~%!$&'()*+,;=:]+$";
-const CONDITION_REASON: &str = r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$";
-const CONDITION_TYPE: &str = r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])$";
+use crate::syntax::{self, CONTROLLER_NAME, DNS_LABEL, DNS_SUBDOMAIN_OR_EMPTY, KIND};
+
+pub mod v1alpha2;
 
 /// What an InferencePool asks for: which pods serve, on which ports, and who picks among them.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -144,7 +139,7 @@ pub struct ParentStatus {
     pub controller_name: Option<String>,
     /// Accepted, ResolvedRefs, Exported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "conditions")]
+    #[schemars(schema_with = "syntax::conditions")]
     pub conditions: Option<Vec<Condition>>,
 }
 
@@ -186,38 +181,6 @@ fn labels(_: &mut SchemaGenerator) -> Schema {
         "type": "object",
         "minProperties": 1,
         "maxProperties": 64,
-        "additionalProperties": {
-            "type": "string",
-            "minLength": 0,
-            "maxLength": 63,
-            "pattern": LABEL_VALUE,
-        },
-    })
-}
-
-/// Conditions as every API of Kubernetes has them.
-fn conditions(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({
-        "type": "array",
-        "maxItems": 8,
-        "x-kubernetes-list-type": "map",
-        "x-kubernetes-list-map-keys": ["type"],
-        "items": {
-            "type": "object",
-            "required": ["lastTransitionTime", "message", "reason", "status", "type"],
-            "properties": {
-                "lastTransitionTime": {"type": "string", "format": "date-time"},
-                "message": {"type": "string", "maxLength": 32768},
-                "observedGeneration": {"type": "integer", "format": "int64", "minimum": 0},
-                "reason": {
-                    "type": "string",
-                    "minLength": 1,
-                    "maxLength": 1024,
-                    "pattern": CONDITION_REASON,
-                },
-                "status": {"type": "string", "enum": ["True", "False", "Unknown"]},
-                "type": {"type": "string", "maxLength": 316, "pattern": CONDITION_TYPE},
-            },
-        },
+        "additionalProperties": syntax::label_value(),
     })
 }

@@ -1,9 +1,14 @@
 //! The CRDs as a cluster installs them.
 
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;
 use serde_json::Value;
 
-use crate::InferencePool;
+use crate::inference_pool::v1alpha2;
+use crate::{
+    InferenceModelRewrite, InferenceObjective, InferencePool, InferencePoolImport,
+    LegacyInferenceModelRewrite, LegacyInferenceObjective,
+};
 
 const HEADING: &str =
     "# Written by `make generate` from the Rust types in crds/src; do not edit.\n";
@@ -37,12 +42,42 @@ impl Manifest {
 /// Never: a derived definition is always JSON.
 #[must_use]
 pub fn manifests() -> Vec<Manifest> {
-    let mut pool = serde_json::to_value(InferencePool::crd()).expect("a definition is JSON");
-    tidy(&mut pool);
-    vec![Manifest {
-        file: "inferencepools.yaml",
-        definition: pool,
-    }]
+    let mut old_pool = without_spec("x-inferencepools.yaml", &v1alpha2::InferencePool::crd());
+    schema(&mut old_pool)["properties"]["status"]["default"] = v1alpha2::status_default();
+    vec![
+        of("inferencepools.yaml", &InferencePool::crd()),
+        old_pool,
+        of("inferencepoolimports.yaml", &InferencePoolImport::crd()),
+        without_spec("inferenceobjectives.yaml", &InferenceObjective::crd()),
+        without_spec(
+            "x-inferenceobjectives.yaml",
+            &LegacyInferenceObjective::crd(),
+        ),
+        without_spec("inferencemodelrewrites.yaml", &InferenceModelRewrite::crd()),
+        without_spec(
+            "x-inferencemodelrewrites.yaml",
+            &LegacyInferenceModelRewrite::crd(),
+        ),
+    ]
+}
+
+/// A definition whose objects may lack a spec, as upstream's may: kube's derive demands one always.
+fn without_spec(file: &'static str, definition: &CustomResourceDefinition) -> Manifest {
+    let mut manifest = of(file, definition);
+    if let Some(fields) = schema(&mut manifest).as_object_mut() {
+        fields.remove("required");
+    }
+    manifest
+}
+
+fn schema(manifest: &mut Manifest) -> &mut Value {
+    &mut manifest.definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+}
+
+fn of(file: &'static str, definition: &CustomResourceDefinition) -> Manifest {
+    let mut definition = serde_json::to_value(definition).expect("a definition is JSON");
+    tidy(&mut definition);
+    Manifest { file, definition }
 }
 
 /// Writes a derived schema as upstream writes it: optional fields may be absent, never null (no `nullable`); limits
