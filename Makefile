@@ -38,7 +38,7 @@ fuzz: needs ## the properties of the decision core over PROPTEST_CASES random ca
 .PHONY: bench
 bench: needs ## compare policies over modelled servers in virtual time: target/bench/summary.json
 	cargo build --release --locked -p simulator
-	$(TARGET)/release/pointsman-sim bench --cells simulator/data/bench/small.toml --out target/bench/summary.json
+	$(TARGET)/release/pointsman-sim bench --cells simulator/data/bench/routing.toml --out target/bench/summary.json
 
 .PHONY: bench-core
 bench-core: needs ## time the decision core: a pick, a request scan, a metrics page

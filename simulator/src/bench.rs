@@ -1,27 +1,34 @@
 //! `pointsman-sim bench`: workloads x policies in virtual time, as a table or as JSON.
 
 pub mod cell;
+pub mod constants;
 pub mod interval;
 pub mod matrix;
+pub mod table;
 pub mod two_clocks;
+pub mod verdict;
 
 mod parallel;
+mod run;
 
 use std::error::Error;
 use std::fs;
 use std::io::{self, IsTerminal as _, Write};
 use std::path::PathBuf;
+use std::time::Instant;
 
-use picker_core::time::Instant;
 use serde::Serialize;
 
 use crate::engine::Profile;
 use crate::policy::Policy;
 use crate::virtual_time::record::Trace;
-use crate::virtual_time::{self, Job, Plan};
 use crate::workload::Workload;
-use cell::{Cell, SharesOfCells, Slo};
+use cell::{Cell, Slo};
+use constants::Constants;
 use matrix::Scenario;
+use verdict::{Comparison, SharesOfCells, Verdict};
+
+pub use run::{capacity, one_run, rate};
 
 /// Compare policies in virtual time, over modelled servers and without a network.
 #[derive(Clone, Debug, clap::Args)]
@@ -35,12 +42,12 @@ pub struct Options {
     /// How many servers there are.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
     pub servers: u16,
-    /// Requests of each run that count.
-    #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..))]
-    pub requests: u32,
-    /// How many runs make a cell, with the seeds 0, 1, 2 and so on.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
-    pub seeds: u64,
+    /// Requests of each run that count. 5,000 if not given; for failures, those of two minutes.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub requests: Option<u32>,
+    /// How many runs make a cell, with the seeds 0, 1, 2 and so on. 5 if not given, or what the file of cells says.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub seeds: Option<u64>,
     /// Requests a second, as a share of what the servers complete when saturated with every adapter resident. 0.7 if not given,
     /// 1.2 for overload.
     #[arg(long, value_parser = positive)]
@@ -48,9 +55,12 @@ pub struct Options {
     /// The servers' hardware and settings. What the workload is meant for, if not given.
     #[arg(long, value_parser = profile)]
     pub profile: Option<Profile>,
-    /// A TOML file of cells, instead of the options above.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["workload", "policy", "servers", "requests", "seeds", "rate_of_capacity", "profile", "trace"])]
+    /// A TOML file of cells, instead of the options above but --policy and --seeds.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["workload", "servers", "requests", "rate_of_capacity", "profile", "trace"])]
     pub cells: Option<PathBuf>,
+    /// Those cells of the file alone whose names begin so, such as lora or lora-drawn; a list is parted by commas.
+    #[arg(long, value_name = "CELL", value_delimiter = ',', requires = "cells")]
+    pub only: Vec<String>,
     /// Recorded requests instead of a workload: Mooncake's JSON lines or Azure's CSV, gzipped or not.
     #[arg(long, value_name = "FILE", conflicts_with = "workload")]
     pub trace: Option<PathBuf>,
@@ -86,8 +96,12 @@ pub enum Clock {
 pub struct Report {
     /// One for each workload, rate and policy.
     pub cells: Vec<Cell>,
-    /// By policy, the share of workloads and rates in which it was the best or not told from the best.
+    /// By policy and metric, the share of cells in which it was best or tied against every other one but the oracle.
     pub best_or_tied_share: SharesOfCells,
+    /// Every policy against every other one but the oracle, by cell and metric.
+    pub comparisons: Vec<Comparison>,
+    /// The picker against its targets, by cell.
+    pub verdicts: Vec<Verdict>,
     /// What `goodput` asks for.
     pub slo: Slo,
 }
@@ -105,7 +119,7 @@ pub async fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     }
     let scenarios = matrix::scenarios(options)?;
     let report = report(&scenarios, options.threads);
-    print(options, &report, |out| cell::write_table(out, &report))
+    print(options, &report, |out| table::write(out, &report))
 }
 
 /// Writes `report` to the file that was asked for, and as JSON or as a `table` to standard output.
@@ -134,97 +148,62 @@ fn print(
 /// Runs every scenario under each of its policies, on `threads` threads or as many as there are processors.
 ///
 /// The oracle always runs too, as the measure of regret, and is a cell where it was asked for. Every policy gets the same
-/// arrivals, lengths and adapters, seed by seed.
+/// servers, arrivals, lengths, adapters and faults, seed by seed.
 #[must_use]
 pub fn report(scenarios: &[Scenario], threads: Option<usize>) -> Report {
-    let progress = io::stderr().is_terminal();
-    let rates = parallel::map(scenarios, threads, None, |scenario| {
-        let servers = usize::from(scenario.servers);
-        scenario.rate_of_capacity * capacity(&scenario.workload, &scenario.profile, servers)
-    });
-    let mut runs = Vec::new();
-    for (scenario, rate) in scenarios.iter().zip(rates) {
-        for policy in scenario.policies_and_oracle() {
-            runs.extend((0..scenario.seeds).map(|seed| (scenario, policy, seed, rate)));
-        }
+    let began = Instant::now();
+    let mut report = Report {
+        cells: Vec::new(),
+        best_or_tied_share: SharesOfCells::default(),
+        comparisons: Vec::new(),
+        verdicts: Vec::new(),
+        slo: Slo::BENCH,
+    };
+    for (number, scenario) in scenarios.iter().enumerate() {
+        let runs = runs(scenario, threads);
+        let cells = Cell::of_scenario(scenario, &runs);
+        let comparisons = verdict::comparisons(scenario, &runs);
+        report.best_or_tied_share.add(&comparisons);
+        report
+            .verdicts
+            .extend(Verdict::of(scenario, &cells, &comparisons));
+        report.cells.extend(cells);
+        report.comparisons.extend(comparisons);
+        // Progress is no result: whoever does not listen misses nothing.
+        let _ = writeln!(
+            io::stderr(),
+            "{} of {} cells after {:.0} s: {}",
+            number + 1,
+            scenarios.len(),
+            began.elapsed().as_secs_f64(),
+            scenario.name()
+        );
     }
-    let bar = progress.then_some("runs");
-    let traces = parallel::map(&runs, threads, bar, |&(scenario, policy, seed, rate)| {
+    report
+}
+
+/// The runs of one scenario, by policy and in the order of the seeds.
+fn runs(scenario: &Scenario, threads: Option<usize>) -> Vec<(Policy, Vec<Trace>)> {
+    let seeds: Vec<u64> = (0..scenario.seeds).collect();
+    let rates = match scenario.constants {
+        Constants::Profile => vec![rate(scenario, 0); seeds.len()],
+        Constants::Drawn => parallel::map(&seeds, threads, None, |&seed| rate(scenario, seed)),
+    };
+    let policies = scenario.policies_and_oracle();
+    let mut runs = Vec::new();
+    for &policy in &policies {
+        let each = seeds.iter().zip(&rates);
+        runs.extend(each.map(|(&seed, &rate)| (policy, seed, rate)));
+    }
+    let bar = io::stderr().is_terminal().then_some("runs");
+    let traces = parallel::map(&runs, threads, bar, |&(policy, seed, rate)| {
         one_run(scenario, policy, seed, rate)
     });
     let mut traces = traces.into_iter();
-    let (mut cells, mut shares) = (Vec::new(), SharesOfCells::default());
-    for scenario in scenarios {
-        let policies = scenario.policies_and_oracle();
-        let of_scenario: Vec<(Policy, Vec<Trace>)> = policies
-            .into_iter()
-            .map(|policy| {
-                (
-                    policy,
-                    traces.by_ref().take(scenario.seeds as usize).collect(),
-                )
-            })
-            .collect();
-        cells.extend(Cell::of_scenario(scenario, &of_scenario));
-        shares.add(scenario, &of_scenario);
-    }
-    Report {
-        cells,
-        best_or_tied_share: shares,
-        slo: Slo::BENCH,
-    }
-}
-
-/// One run at `rate` requests a second. The jobs depend on the workload and the seed alone, so that policies are compared
-/// on the same ones.
-#[must_use]
-pub fn one_run(scenario: &Scenario, policy: Policy, seed: u64, rate: f64) -> Trace {
-    let servers = usize::from(scenario.servers);
-    let workload = &scenario.workload;
-    let mut plan = Plan::new(scenario.profile.clone(), servers, workload.adapters, policy);
-    plan.seed = seed;
-    plan.trace.clone_from(&workload.trace);
-    plan.warm_up = WARM_UP_BATCHES * scenario.profile.max_num_seqs * servers;
-    let count = plan.warm_up + scenario.requests as usize;
-    virtual_time::run(&plan, &jobs(workload, seed, rate, count))
-}
-
-/// Jobs before those that count, by server, in batches of the size that it runs: until queues and slots are as they stay.
-const WARM_UP_BATCHES: usize = 6;
-
-/// The requests that `servers` servers complete per second when kept saturated with every adapter resident.
-///
-/// Measured with many batches of jobs on each server from the start, from the first tenth of the answers to the last fifth, where
-/// servers begin to run dry.
-#[must_use]
-pub fn capacity(workload: &Workload, profile: &Profile, servers: usize) -> f64 {
-    let mut profile = profile.clone();
-    let adapters = workload.adapters;
-    profile.max_loras = profile.max_loras.max(adapters as usize);
-    profile.adapter_load_ms = 0.0;
-    let count = SATURATING_BATCHES * profile.max_num_seqs * servers;
-    let mut jobs = jobs(workload, 0, 1.0, count);
-    for job in &mut jobs {
-        job.at = Instant::ZERO;
-    }
-    let plan = Plan::new(profile, servers, adapters, Policy::RoundRobin);
-    let trace = virtual_time::run(&plan, &jobs);
-    let mut ends: Vec<Instant> = trace
-        .records
-        .iter()
-        .filter_map(|record| record.ended)
-        .collect();
-    ends.sort_unstable();
-    let (from, to) = (ends.len() / 10, ends.len() * 8 / 10);
-    (to - from) as f64 * 1e3 / ends[to].ms_since(ends[from])
-}
-
-/// Jobs that a server has from the start when its capacity is measured, in batches of the size that it runs.
-const SATURATING_BATCHES: usize = 20;
-
-fn jobs(workload: &Workload, seed: u64, rate: f64, count: usize) -> Vec<Job> {
-    let arrivals = workload.arrivals(rate, seed).take(count);
-    arrivals.map(|arrival| Job::of(&arrival)).collect()
+    let by_policy = policies
+        .into_iter()
+        .map(|policy| (policy, traces.by_ref().take(seeds.len()).collect()));
+    by_policy.collect()
 }
 
 fn profile(name: &str) -> Result<Profile, String> {

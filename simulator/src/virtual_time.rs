@@ -5,11 +5,13 @@
 //! time, tokens are reported at most every 250 ms, and nothing of an engine is known but what its metrics page shows.
 
 pub mod agenda;
+pub mod fault;
 pub mod record;
 pub mod snapshot;
 
 pub(crate) mod gateway;
 mod prompt;
+mod server;
 mod truth;
 
 use std::time::Duration;
@@ -17,12 +19,14 @@ use std::time::Duration;
 use picker_core::event::Ending;
 use picker_core::time::Instant;
 
-use crate::engine::{AdapterId, Engine, Output, Profile, Request, RequestId};
+use crate::engine::{AdapterId, Output, Profile, Request, RequestId, SubmitError};
 use crate::policy::Policy;
 use crate::workload::{self, Arrival, Trace};
 use agenda::Agenda;
+use fault::{Fault, FaultKind};
 use gateway::{Gateway, Wish};
 use record::Record;
+use server::Server;
 use truth::Truth;
 
 /// The least time between two reports of a response's progress to the picker.
@@ -31,10 +35,8 @@ pub const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
 /// What is simulated.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// The servers' hardware and settings.
-    pub profile: Profile,
-    /// How many servers there are.
-    pub servers: usize,
+    /// Hardware and settings, one for each server.
+    pub profiles: Vec<Profile>,
     /// The names of the adapters that each server lists.
     pub adapter_names: Vec<String>,
     /// From the gateway to a server, and back.
@@ -49,6 +51,20 @@ pub struct Plan {
     pub warm_up: usize,
     /// The trace whose rows jobs name.
     pub trace: Option<Trace>,
+    /// What the picker sees of responses.
+    pub follow: Follow,
+    /// What befalls servers.
+    pub faults: Vec<Fault>,
+}
+
+/// What the picker sees of responses. The other policies see first tokens and ends either way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Follow {
+    /// Their bodies pass through it: first token, progress, and the usage at the end.
+    Full,
+    /// It sees that they end, and with which status.
+    Watched,
 }
 
 impl Plan {
@@ -56,8 +72,7 @@ impl Plan {
     #[must_use]
     pub fn new(profile: Profile, servers: usize, adapters: u32, policy: Policy) -> Self {
         Self {
-            profile,
-            servers,
+            profiles: vec![profile; servers],
             adapter_names: workload::adapter_names(adapters),
             link_delay: Duration::from_millis(1),
             scrape_delay: Duration::from_millis(2),
@@ -65,6 +80,8 @@ impl Plan {
             seed: 0,
             warm_up: 0,
             trace: None,
+            follow: Follow::Full,
+            faults: Vec::new(),
         }
     }
 }
@@ -132,6 +149,10 @@ enum Due {
     Answered(usize, Answer),
     /// Something that the gateway asked for.
     Gateway(gateway::Due),
+    /// A fault of the plan begins.
+    FaultBegins(usize),
+    /// A fault of the plan is over.
+    FaultEnds(usize),
 }
 
 /// What the gateway sees of an answer.
@@ -140,12 +161,6 @@ enum Answer {
     FirstToken,
     Tokens(u64),
     Ended(Ending),
-}
-
-struct Server {
-    engine: Engine,
-    /// The step end that is on the agenda.
-    awaited: Option<Instant>,
 }
 
 struct Simulation<'a> {
@@ -165,15 +180,11 @@ struct Simulation<'a> {
 
 impl<'a> Simulation<'a> {
     fn new(plan: &'a Plan, jobs: &'a [Job]) -> Self {
-        let server = || Server {
-            engine: Engine::new(plan.profile.clone()),
-            awaited: None,
-        };
         let mut simulation = Self {
             plan,
             jobs,
             agenda: Agenda::default(),
-            servers: std::iter::repeat_with(server).take(plan.servers).collect(),
+            servers: plan.profiles.iter().cloned().map(Server::new).collect(),
             gateway: Gateway::new(plan),
             truth: (plan.policy == Policy::Oracle).then(|| Truth::new(plan)),
             records: jobs
@@ -188,6 +199,10 @@ impl<'a> Simulation<'a> {
         for (index, job) in jobs.iter().enumerate() {
             simulation.agenda.add(job.at, Due::Arrives(index));
         }
+        for (index, fault) in plan.faults.iter().enumerate() {
+            simulation.agenda.add(fault.from, Due::FaultBegins(index));
+            simulation.agenda.add(fault.to, Due::FaultEnds(index));
+        }
         simulation
     }
 
@@ -198,8 +213,10 @@ impl<'a> Simulation<'a> {
             Due::StepEnds(server) => self.advance(now, server),
             Due::Answered(job, answer) => self.answer(now, job, answer),
             Due::Gateway(due) => self.gateway.on_due(now, due, |server| {
-                snapshot::reading(&self.servers[server].engine, &self.plan.adapter_names)
+                self.servers[server].page(&self.plan.adapter_names)
             }),
+            Due::FaultBegins(fault) => self.begin_fault(now, &self.plan.faults[fault]),
+            Due::FaultEnds(fault) => self.end_fault(now, &self.plan.faults[fault]),
         }
         self.grant_wishes(now);
     }
@@ -209,7 +226,7 @@ impl<'a> Simulation<'a> {
             self.loads_before = self.adapter_loads();
         }
         let place = match &mut self.truth {
-            Some(truth) => truth.place(now, job, &self.jobs[job], &self.plan.profile),
+            Some(truth) => truth.place(now, job, &self.jobs[job], &self.plan.profiles),
             None => self.gateway.place(now, job, &self.jobs[job], self.plan),
         };
         match place {
@@ -239,21 +256,88 @@ impl<'a> Simulation<'a> {
             Some(content) => engine.submit_with(now, request, content),
             None => engine.submit(now, request),
         };
-        let accepted = accepted.is_ok();
         if let Some(truth) = &mut self.truth {
-            truth.submitted(server, index, accepted);
+            truth.submitted(server, index, accepted.is_ok());
         }
-        if !accepted {
-            let refused = Ending {
-                status: Some(400),
-                complete: true,
-                ..Ending::default()
+        if let Err(error) = accepted {
+            // A proxy that finds no server to connect to answers 503.
+            let status = match error {
+                SubmitError::Crashed => 503,
+                _ => 400,
             };
-            let back = now + self.plan.link_delay;
-            self.agenda
-                .add(back, Due::Answered(index, Answer::Ended(refused)));
+            self.refuse(now, index, status, true);
         }
         self.await_step(server);
+    }
+
+    /// The job ends without an answer, or without the rest of it.
+    fn refuse(&mut self, now: Instant, job: usize, status: u16, complete: bool) {
+        let ending = Ending {
+            status: Some(status),
+            complete,
+            ..Ending::default()
+        };
+        let back = now + self.plan.link_delay;
+        self.agenda
+            .add(back, Due::Answered(job, Answer::Ended(ending)));
+    }
+
+    fn begin_fault(&mut self, now: Instant, fault: &Fault) {
+        let index = fault.server;
+        self.advance(now, index);
+        let server = &mut self.servers[index];
+        match fault.kind {
+            FaultKind::Freeze => server.freeze_page(&self.plan.adapter_names),
+            FaultKind::Hang => {
+                server.engine.hang(now);
+                server.hung = true;
+                if let Some(truth) = &mut self.truth {
+                    truth.hung(index, now, fault.to);
+                }
+            }
+            FaultKind::Crash => {
+                let lost = server.crash();
+                if let Some(truth) = &mut self.truth {
+                    truth.crashed(index);
+                }
+                for request in lost {
+                    let job = request.0 as usize;
+                    // What has begun breaks off; what has not is answered by the proxy.
+                    match self.records[job].first_token {
+                        Some(_) => self.refuse(now, job, 200, false),
+                        None => self.refuse(now, job, 503, true),
+                    }
+                }
+            }
+        }
+    }
+
+    fn end_fault(&mut self, now: Instant, fault: &Fault) {
+        let index = fault.server;
+        if let Some(truth) = &mut self.truth {
+            truth.step_ended(index, now);
+        }
+        let server = &mut self.servers[index];
+        match fault.kind {
+            FaultKind::Freeze => server.thaw_page(),
+            FaultKind::Hang => {
+                server.engine.resume(now);
+                server.hung = false;
+                let end = server.engine.next_step_end();
+                if let (Some(_), Some(end)) = (server.awaited, end) {
+                    // The step that was under way goes on; the oracle knows of it.
+                    server.awaited = Some(end);
+                    self.agenda.add(end, Due::StepEnds(index));
+                }
+            }
+            FaultKind::Crash => {
+                server.restart(now);
+                if let Some(truth) = &mut self.truth {
+                    truth.restarted(index);
+                }
+            }
+        }
+        self.await_step(index);
     }
 
     /// Ends the steps that are due, and sends what they gave back to the gateway.
@@ -272,11 +356,14 @@ impl<'a> Simulation<'a> {
 
     fn await_step(&mut self, index: usize) {
         let server = &mut self.servers[index];
+        if server.hung {
+            return;
+        }
         let end = server.engine.next_step_end();
         if let Some(end) = end.filter(|_| end != server.awaited) {
             self.agenda.add(end, Due::StepEnds(index));
             if let Some(truth) = &mut self.truth {
-                truth.step_began(index, end, &self.plan.profile);
+                truth.step_began(index, end, &self.plan.profiles[index]);
             }
         }
         server.awaited = end;
@@ -305,7 +392,10 @@ impl<'a> Simulation<'a> {
             };
             self.agenda
                 .add(at, Due::Answered(index, Answer::Ended(ending)));
-        } else if job.streamed && at >= record.reported + PROGRESS_INTERVAL {
+        } else if job.streamed
+            && self.plan.follow == Follow::Full
+            && at >= record.reported + PROGRESS_INTERVAL
+        {
             record.reported = at;
             let tokens = Answer::Tokens(u64::from(output.token));
             self.agenda.add(at, Due::Answered(index, tokens));
@@ -318,7 +408,9 @@ impl<'a> Simulation<'a> {
             Answer::Tokens(tokens) => self.gateway.progressed(now, job, tokens),
             Answer::Ended(ending) => {
                 self.gateway.ended(now, job, ending);
-                self.end(now, job, ending.status.unwrap_or_default());
+                // A client that gets only a part of its answer has an error, whatever its first line said.
+                let whole = ending.status.filter(|_| ending.complete);
+                self.end(now, job, whole.unwrap_or(503));
             }
         }
     }
@@ -338,23 +430,24 @@ impl<'a> Simulation<'a> {
                 Wish::Wake(at) => (at, gateway::Due::Wake(at)),
                 Wish::Read(key, server) => (now + half, gateway::Due::Page(key, server)),
                 Wish::Take(key, reading) => (now + half, gateway::Due::Taken(key, reading)),
-                Wish::List(key) => (now + self.plan.scrape_delay, gateway::Due::Models(key)),
+                Wish::List(key, server) => (
+                    now + self.plan.scrape_delay,
+                    gateway::Due::Models(key, server),
+                ),
             };
             self.agenda.add(at, Due::Gateway(due));
         }
     }
 
     fn adapter_loads(&self) -> u64 {
-        let loads = |server: &Server| server.engine.statistics().adapter_loads;
-        self.servers.iter().map(loads).sum()
+        self.servers.iter().map(Server::adapter_loads).sum()
     }
 
     fn into_trace(self) -> record::Trace {
         let adapter_loads = self.adapter_loads() - self.loads_before;
         let (mut queries, mut hits) = (0, 0);
         for server in &self.servers {
-            let reading = snapshot::reading(&server.engine, &self.plan.adapter_names);
-            for engine in &reading.engines {
+            for engine in &server.reading(&self.plan.adapter_names).engines {
                 queries += engine.prefix_queries.unwrap_or_default();
                 hits += engine.prefix_hits.unwrap_or_default();
             }
@@ -362,7 +455,7 @@ impl<'a> Simulation<'a> {
         record::Trace {
             prefix_hit_rate: hits as f64 / queries.max(1) as f64,
             warm_up: self.plan.warm_up.min(self.records.len()),
-            servers: self.plan.servers,
+            servers: self.servers.len(),
             records: self.records,
             adapter_loads,
         }

@@ -3,16 +3,17 @@
 use std::path::Path;
 
 use simulator::bench::cell::{Cell, Slo};
-use simulator::bench::matrix::{self, Scenario};
+use simulator::bench::matrix::{self, Length, Scenario};
 use simulator::bench::{self, Report};
 use simulator::policy::Policy;
+use simulator::virtual_time::Follow;
 use simulator::workload::Workload;
 
 /// A few requests of `workload` on 3 servers that run 8 at once, so that a warm-up is short.
 fn brief(workload: Workload) -> Scenario {
     let mut scenario = Scenario {
         servers: 3,
-        requests: 60,
+        length: Length::Requests(60),
         seeds: 2,
         ..Scenario::of(workload)
     };
@@ -77,11 +78,6 @@ fn the_report_has_the_keys_that_scripts_rely_on() {
             all.iter().all(|share| (0.0..=1.0).contains(share)),
             "{metric}: {all:?}"
         );
-        let some_best = all.iter().sum::<f64>();
-        assert!(
-            some_best >= 1.0,
-            "{metric}: every cell has a best policy: {all:?}"
-        );
     }
 }
 
@@ -105,7 +101,7 @@ fn the_trace_is_the_same_on_any_number_of_threads_and_again() {
 #[test]
 fn regret_is_what_the_mean_is_above_the_oracles() {
     let mut scenario = brief(Workload::lora());
-    (scenario.requests, scenario.seeds) = (400, 3);
+    (scenario.length, scenario.seeds) = (Length::Requests(400), 3);
     let report = bench::report(&[scenario.clone()], None);
     let oracle = cell(&report, Policy::Oracle);
     assert_eq!(oracle.regret, 0.0);
@@ -142,11 +138,25 @@ fn goodput_counts_what_is_answered_in_time() {
 }
 
 #[test]
-fn every_committed_file_of_cells_is_read() {
+fn the_committed_cells_are_eighteen_in_six_workloads() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/bench");
-    let scenarios = matrix::read(&folder.join("small.toml")).expect("valid");
-    let names: Vec<_> = scenarios.iter().map(|one| one.workload.name).collect();
-    for name in ["lora", "mixed", "bursts", "overload"] {
-        assert!(names.contains(&name), "{names:?}");
+    let scenarios = matrix::read(&folder.join("routing.toml")).expect("valid");
+    let names: Vec<_> = scenarios.iter().map(Scenario::name).collect();
+    let mut expected = Vec::new();
+    for name in ["lora", "mixed", "bursts", "hetero", "failures"] {
+        expected.extend(["-0.6", "-0.85", "-drawn-0.7"].map(|rate| format!("{name}{rate}")));
+    }
+    expected.extend(["1.2", "1.5", "drawn-1.3"].map(|rate| format!("overload-{rate}")));
+    assert_eq!(names, expected);
+    for scenario in &scenarios {
+        assert_eq!((scenario.servers, scenario.seeds), (8, 10));
+        assert_eq!(scenario.follow, Follow::Watched);
+        assert_eq!(scenario.faults, scenario.workload.name == "failures");
+        let half_slower = if scenario.workload.name == "hetero" {
+            3.0
+        } else {
+            1.0
+        };
+        assert_eq!(scenario.half_slower, half_slower);
     }
 }

@@ -4,12 +4,13 @@ use picker_core::exposition;
 use picker_core::time::Instant;
 use simulator::bench;
 use simulator::bench::cell::Cell;
-use simulator::bench::matrix::Scenario;
+use simulator::bench::matrix::{Length, Scenario};
 use simulator::engine::exposition::{About, Traffic, text};
 use simulator::engine::{AdapterId, Engine, Profile, Request, RequestId};
 use simulator::policy::Policy;
+use simulator::virtual_time::fault::{Fault, FaultKind};
 use simulator::virtual_time::snapshot::{STARTED_UNIX_SECONDS, reading};
-use simulator::virtual_time::{self, Job, Plan};
+use simulator::virtual_time::{self, Follow, Job, Plan};
 use simulator::workload::{self, Content, Workload};
 
 fn job(at_ms: u64, prompt_tokens: u32, output_tokens: u32, adapter: Option<u32>) -> Job {
@@ -67,7 +68,9 @@ fn an_adapter_is_loaded_once_and_the_first_request_waits_for_it() {
 #[test]
 fn a_shared_beginning_is_computed_once_by_each_server() {
     let mut plan = Plan::new(Profile::demo(), 2, 0, Policy::Lmetric);
-    plan.profile.prefix_caching = true;
+    for profile in &mut plan.profiles {
+        profile.prefix_caching = true;
+    }
     let shared = |at_ms| Job {
         content: Content::Prefix {
             group: 3,
@@ -108,6 +111,79 @@ fn a_pool_without_servers_and_a_prompt_too_long_are_errors_and_end() {
         let long = virtual_time::run(&plan, &[job(0, 20_000, 9, None), job(1, 9, 9, None)]);
         let statuses: Vec<_> = long.records.iter().map(|record| record.status).collect();
         assert_eq!(statuses, [400, 200], "{policy:?}");
+    }
+}
+
+fn fault(kind: FaultKind, server: usize, from_ms: u64, to_ms: u64) -> Fault {
+    Fault {
+        kind,
+        server,
+        from: Instant::from_millis(from_ms),
+        to: Instant::from_millis(to_ms),
+    }
+}
+
+#[test]
+fn what_a_hung_server_has_waits_until_it_goes_on() {
+    for policy in Policy::ALL {
+        let mut plan = Plan::new(Profile::demo(), 1, 0, policy);
+        plan.faults = vec![fault(FaultKind::Hang, 0, 30, 1_030)];
+        // The first is caught in its first step, the second comes meanwhile: its prompt shares the second step.
+        let trace = virtual_time::run(&plan, &[job(10, 100, 3, None), job(500, 100, 3, None)]);
+        let ttft: Vec<_> = trace.records.iter().map(|one| one.ttft_ms()).collect();
+        assert_eq!(ttft[0], Some(1_052.0), "{policy:?}");
+        assert_eq!(ttft[1], Some(612.5), "{policy:?}");
+        assert_eq!(trace.errors(), 0);
+    }
+}
+
+#[test]
+fn a_crashed_server_loses_what_it_has_refuses_and_comes_back_with_nothing_resident() {
+    for policy in Policy::ALL {
+        let mut plan = Plan::new(Profile::demo(), 1, 2, policy);
+        plan.faults = vec![fault(FaultKind::Crash, 0, 1_000, 3_000)];
+        let jobs = [100, 900, 2_000, 4_000].map(|at_ms| job(at_ms, 100, 3, Some(1)));
+        let trace = virtual_time::run(&plan, &jobs);
+        let statuses: Vec<_> = trace.records.iter().map(|one| one.status).collect();
+        assert_eq!(statuses, [200, 503, 503, 200], "{policy:?}");
+        let loads = [trace.records[0].ttft_ms(), trace.records[3].ttft_ms()];
+        assert_eq!(loads, [Some(252.0); 2], "{policy:?}");
+        assert_eq!((trace.adapter_loads, trace.errors()), (2, 2));
+        // The oracle knows that nobody is there; the others are told by the way there and back.
+        let refused = trace.records[2].e2e_ms();
+        let expected = if policy == Policy::Oracle { 0.0 } else { 2.0 };
+        assert_eq!(refused, Some(expected), "{policy:?}");
+        assert_eq!(trace.records[1].e2e_ms(), Some(101.0), "{policy:?}");
+    }
+}
+
+#[test]
+fn with_faults_every_request_ends_and_the_same_seed_gives_the_same_trace() {
+    let jobs = lora(3, 25.0, 500);
+    for policy in Policy::ALL {
+        let mut plan = Plan::new(Profile::demo(), 8, 12, policy);
+        plan.follow = Follow::Watched;
+        plan.faults = vec![
+            fault(FaultKind::Hang, 1, 2_000, 8_000),
+            fault(FaultKind::Crash, 3, 4_000, 9_000),
+            fault(FaultKind::Freeze, 5, 5_000, 15_000),
+        ];
+        let trace = virtual_time::run(&plan, &jobs);
+        assert!(trace.records.iter().all(|one| one.ended.is_some()));
+        assert!(trace.errors() > 0, "{policy:?}: the crash took something");
+        assert_eq!(trace.hash(), virtual_time::run(&plan, &jobs).hash());
+    }
+}
+
+#[test]
+fn what_is_seen_of_responses_matters_to_the_picker_alone() {
+    let jobs = lora(3, 25.0, 500);
+    for policy in Policy::ALL {
+        let mut plan = Plan::new(Profile::demo(), 8, 12, policy);
+        let full = virtual_time::run(&plan, &jobs).hash();
+        plan.follow = Follow::Watched;
+        let watched = virtual_time::run(&plan, &jobs).hash();
+        assert_eq!(full != watched, policy == Policy::Pointsman, "{policy:?}");
     }
 }
 
@@ -185,7 +261,7 @@ fn a_bulk_reading_is_what_a_reader_of_the_page_sees() {
 /// 8 demo servers with 4 slots, 0.7 of their capacity.
 fn demo(workload: Workload) -> Scenario {
     Scenario {
-        requests: 1_000,
+        length: Length::Requests(1_000),
         ..Scenario::of(workload)
     }
 }

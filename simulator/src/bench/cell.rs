@@ -1,12 +1,11 @@
 //! One cell of the bench: a workload under a policy, over all seeds.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
 
 use clap::ValueEnum as _;
 use serde::Serialize;
 
-use super::Report;
+use super::constants::Constants;
 use super::interval::Ratio;
 use super::matrix::Scenario;
 use crate::policy::Policy;
@@ -15,13 +14,15 @@ use crate::virtual_time::record::{Record, Trace};
 /// What a policy made of a workload.
 #[derive(Clone, Debug, Serialize)]
 pub struct Cell {
+    /// What tells its workload, pool and rate from others.
+    pub name: String,
     /// The workload's name.
     pub workload: &'static str,
     /// The rate, as a share of the capacity.
     pub rate_of_capacity: f64,
     /// The policy.
     pub policy: Policy,
-    /// The servers' profile.
+    /// The servers' profile, `drawn` where it differs by seed.
     pub profile: &'static str,
     /// Servers.
     pub servers: u16,
@@ -29,11 +30,11 @@ pub struct Cell {
     pub seeds: usize,
     /// Requests that count, in all runs.
     pub requests: usize,
-    /// From a request's arrival at the gateway to its first token there.
+    /// From a request's arrival at the gateway to its first token there; as [`Record::judged_ttft_ms`] has it where none was answered.
     pub ttft_ms: Distribution,
     /// Time of a token after the first, by request.
     pub tpot_ms: Distribution,
-    /// From a request's arrival to its last token.
+    /// From a request's arrival to its last token, likewise.
     pub e2e_ms: Distribution,
     /// The share of requests that were answered in full and within [`Slo::BENCH`].
     pub goodput: f64,
@@ -79,7 +80,10 @@ pub struct Distribution {
 }
 
 /// A name and the value of one run.
-type Metric = (&'static str, fn(&Trace) -> f64);
+pub(super) type Metric = (&'static str, fn(&Trace) -> f64);
+
+/// What policies are judged by, run by run.
+pub(super) const JUDGED: [Metric; 2] = [METRICS[2], METRICS[4]];
 
 /// What is compared with the oracle's, run by run.
 const METRICS: [Metric; 6] = [
@@ -131,10 +135,14 @@ impl Cell {
         let mean = |of: fn(&Trace) -> f64| traces.iter().map(of).sum::<f64>() / traces.len() as f64;
         let ttft_ms = ttft_ms(traces);
         Self {
+            name: scenario.name(),
             workload: scenario.workload.name,
             rate_of_capacity: scenario.rate_of_capacity,
             policy,
-            profile: scenario.profile.name,
+            profile: match scenario.constants {
+                Constants::Profile => scenario.profile.name,
+                Constants::Drawn => "drawn",
+            },
             servers: scenario.servers,
             seeds: traces.len(),
             requests: traces.iter().map(|trace| trace.counted().len()).sum(),
@@ -166,70 +174,16 @@ fn intervals(policy: Policy, traces: &[Trace], oracle: &[Trace]) -> BTreeMap<&'s
     METRICS.into_iter().filter_map(interval).collect()
 }
 
-/// By policy and metric, the share of scenarios in which no other policy was better by more than chance: the 95 % interval of its
-/// paired ratio to the best one reaches 1. The oracle takes no part.
-#[derive(Clone, Debug, Default, Serialize)]
-#[serde(transparent)]
-pub struct SharesOfCells(BTreeMap<Policy, BTreeMap<&'static str, Share>>);
-
-/// So many of all.
-#[derive(Clone, Copy, Debug, Default)]
-struct Share {
-    some: u32,
-    all: u32,
-}
-
-impl Share {
-    fn fraction(self) -> f64 {
-        f64::from(self.some) / f64::from(self.all.max(1))
-    }
-}
-
-impl Serialize for Share {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_f64(self.fraction())
-    }
-}
-
-impl SharesOfCells {
-    /// Counts one more scenario in.
-    pub fn add(&mut self, scenario: &Scenario, runs: &[(Policy, Vec<Trace>)]) {
-        let compared = METRICS
-            .into_iter()
-            .filter(|(name, _)| ["ttft_p90", "e2e_mean"].contains(name));
-        for (name, of) in compared {
-            let rivals = runs.iter().filter(|(policy, _)| {
-                *policy != Policy::Oracle && scenario.policies.contains(policy)
-            });
-            let values: Vec<(Policy, Vec<f64>)> = rivals
-                .map(|(policy, traces)| (*policy, traces.iter().map(of).collect()))
-                .collect();
-            let log_sum = |values: &[f64]| values.iter().map(|value| value.ln()).sum::<f64>();
-            let best = values
-                .iter()
-                .min_by(|one, other| log_sum(&one.1).total_cmp(&log_sum(&other.1)));
-            let Some((_, best)) = best else { continue };
-            for (policy, values) in &values {
-                let worse = Ratio::paired(values, best).is_some_and(|ratio| ratio.is_above_one());
-                let share = self.0.entry(*policy).or_default().entry(name).or_default();
-                share.all += 1;
-                share.some += u32::from(!worse);
-            }
-        }
-    }
-}
-
 fn counted<'a>(traces: impl IntoIterator<Item = &'a Trace>) -> impl Iterator<Item = &'a Record> {
     traces.into_iter().flat_map(Trace::counted)
 }
 
 fn ttft_ms<'a>(traces: impl IntoIterator<Item = &'a Trace>) -> Distribution {
-    Distribution::of(counted(traces).filter_map(Record::ttft_ms))
+    Distribution::of(counted(traces).map(Record::judged_ttft_ms))
 }
 
 fn e2e_ms<'a>(traces: impl IntoIterator<Item = &'a Trace>) -> Distribution {
-    let answered = counted(traces).filter(|record| record.succeeded());
-    Distribution::of(answered.filter_map(Record::e2e_ms))
+    Distribution::of(counted(traces).map(Record::judged_e2e_ms))
 }
 
 fn goodput<'a>(traces: impl IntoIterator<Item = &'a Trace>) -> f64 {
@@ -265,62 +219,8 @@ impl Distribution {
     }
 }
 
-/// Writes the report for people.
-///
-/// # Errors
-/// When `out` cannot be written to.
-pub fn write_table(out: &mut impl Write, report: &Report) -> io::Result<()> {
-    writeln!(
-        out,
-        "{:<10}{:>6}  {:<14}{:>10}{:>10}{:>10}{:>12}{:>9}{:>12}{:>10}{:>9}{:>9}{:>8}",
-        "workload",
-        "rate",
-        "policy",
-        "ttft p50",
-        "ttft p90",
-        "ttft p99",
-        "e2e mean",
-        "goodput",
-        "loads/1000",
-        "max/mean",
-        "regret",
-        "+-",
-        "errors"
-    )?;
-    for cell in &report.cells {
-        let interval = cell.ci95.get("ttft_mean");
-        writeln!(
-            out,
-            "{:<10}{:>6.2}  {:<14}{:>10.0}{:>10.0}{:>10.0}{:>12.0}{:>9.3}{:>12.1}{:>10.2}{:>9.2}{:>9}{:>8}",
-            cell.workload,
-            cell.rate_of_capacity,
-            name(cell.policy),
-            cell.ttft_ms.p50,
-            cell.ttft_ms.p90,
-            cell.ttft_ms.p99,
-            cell.e2e_ms.mean,
-            cell.goodput,
-            cell.adapter_loads_per_1000,
-            cell.load_max_over_mean,
-            cell.regret,
-            interval.map_or("-".to_owned(), |half| format!("{:.1} %", half * 100.0)),
-            cell.errors
-        )?;
-    }
-    writeln!(out, "\nbest or tied, share of cells: ttft p90, e2e mean")?;
-    for (policy, shares) in &report.best_or_tied_share.0 {
-        let share = |name| shares.get(name).copied().unwrap_or_default().fraction();
-        let (ttft, e2e) = (share("ttft_p90"), share("e2e_mean"));
-        writeln!(out, "  {:<14}{ttft:>6.2}{e2e:>6.2}", name(*policy))?;
-    }
-    writeln!(
-        out,
-        "\nModelled servers: read the ratios, not the milliseconds. regret: mean TTFT over the oracle's, less 1; +- is its 95 % interval."
-    )
-}
-
 /// The name that options have for a policy.
-fn name(policy: Policy) -> String {
+pub(super) fn policy_name(policy: Policy) -> String {
     policy
         .to_possible_value()
         .map_or_else(String::new, |value| value.get_name().to_owned())

@@ -43,14 +43,18 @@ impl Ratio {
         fraction.is_finite().then_some(fraction)
     }
 
-    /// Whether the 95 % interval lies above 1: the values are the larger ones. A single pair says so by its ratio alone.
+    /// The lower end of the 95 % interval. `None` for a single pair.
     #[must_use]
-    pub fn is_above_one(&self) -> bool {
-        if self.half_width.is_finite() {
-            self.mean.ln() > self.half_width
-        } else {
-            self.mean > 1.0
-        }
+    pub fn lower(&self) -> Option<f64> {
+        let known = self.half_width.is_finite();
+        known.then(|| self.mean * (-self.half_width).exp())
+    }
+
+    /// The upper end of the 95 % interval. `None` for a single pair.
+    #[must_use]
+    pub fn upper(&self) -> Option<f64> {
+        let known = self.half_width.is_finite();
+        known.then(|| self.mean * self.half_width.exp())
     }
 }
 
@@ -96,16 +100,15 @@ mod tests {
         let ratio = Ratio::paired(&values, &[1.0; 3]).expect("three pairs");
         assert!((ratio.mean.ln() - 0.2).abs() < 1e-12);
         assert!((ratio.half_width - 0.248_42).abs() < 1e-4, "{ratio:?}");
-        assert!(!ratio.is_above_one(), "0.2 lies within 0.248 of 0");
-        let surer = Ratio::paired(&values.map(|value| value * 1.1), &[1.0; 3]);
-        assert!(surer.expect("three pairs").is_above_one());
+        let ends = [ratio.lower(), ratio.upper()].map(|end| end.expect("three pairs").ln());
+        assert!((ends[0] + 0.048_42).abs() < 1e-4 && (ends[1] - 0.448_42).abs() < 1e-4);
     }
 
     #[test]
     fn one_pair_has_no_interval_and_none_no_ratio() {
         let one = Ratio::paired(&[2.0], &[1.0]).expect("a pair");
         assert_eq!((one.mean.round(), one.fraction()), (2.0, None));
-        assert!(one.is_above_one());
+        assert_eq!((one.lower(), one.upper()), (None, None));
         assert_eq!(Ratio::paired(&[0.0], &[1.0]), None);
     }
 }

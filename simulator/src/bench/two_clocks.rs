@@ -141,7 +141,7 @@ pub async fn compare(options: &Options) -> Result<Comparison, Box<dyn Error>> {
     for workload in [Workload::lora(), Workload::mixed()] {
         let rate = RATE_OF_CAPACITY * capacity(&workload, &profile(), SERVERS);
         let mut pairs = Vec::new();
-        for seed in 0..options.seeds {
+        for seed in 0..options.seeds.unwrap_or(5) {
             let schedule = workload.schedule(rate, duration, seed);
             let real = in_real_time(&workload, policy, seed, &schedule);
             pairs.push(Pair {

@@ -98,22 +98,25 @@ impl Twin {
     }
 
     /// Milliseconds from now to the end of `newcomer`, were it to arrive now and nothing after it: `to_step_end_ms` is what is
-    /// left of the step under way, if there is one.
+    /// left of the step under way, if there is one. What takes `limit_ms` or longer is followed no further.
     #[must_use]
     pub fn completion_ms(
-        &self,
+        mut self,
         profile: &Profile,
         to_step_end_ms: Option<f64>,
         newcomer: Sequence,
+        limit_ms: f64,
     ) -> f64 {
-        let mut ahead = self.clone();
+        let ahead = &mut self;
         let mut ms = 0.0;
         if let Some(left) = to_step_end_ms {
             ms += left;
             ahead.end_steps(1);
         }
         ahead.push(newcomer);
-        while let Some(step_ms) = ahead.begin_step(profile) {
+        while ms < limit_ms
+            && let Some(step_ms) = ahead.begin_step(profile)
+        {
             let steps = ahead.equal_steps();
             // The context grows by a token a step: the step in the middle takes the mean time.
             ahead.grow(steps / 2);
@@ -237,18 +240,18 @@ mod tests {
     fn a_completion_is_the_sum_of_its_steps() {
         // Alone: 40 + 100 x 0.1, then 2 x 40.5.
         let newcomer = Sequence::new(9, None, 100, 3);
-        let alone = Twin::default().completion_ms(&profile(), None, newcomer);
+        let alone = Twin::default().completion_ms(&profile(), None, newcomer, f64::INFINITY);
         assert_eq!(alone, 131.0);
         // Its adapter is loaded first.
         let loads = Sequence::new(9, adapter(1), 100, 3);
-        let loaded = Twin::default().completion_ms(&profile(), None, loads);
+        let loaded = Twin::default().completion_ms(&profile(), None, loads, f64::INFINITY);
         assert_eq!(loaded, 331.0);
         // Another is 5 ms before the end of its only prompt step, and gives 2 more tokens beside the newcomer's prompt and first
         // decode: 5, then 40 + 10 + 0.5, then 41, then 40.5 alone.
         let mut twin = Twin::default();
         twin.push(Sequence::new(1, None, 100, 3));
         twin.begin_step(&profile());
-        let beside = twin.completion_ms(&profile(), Some(5.0), newcomer);
+        let beside = twin.completion_ms(&profile(), Some(5.0), newcomer, f64::INFINITY);
         assert!((beside - 137.0).abs() < 1e-9, "{beside}");
     }
 
@@ -259,13 +262,19 @@ mod tests {
         let mut twin = Twin::default();
         twin.push(Sequence::new(1, None, 100, 3));
         let newcomer = Sequence::new(9, None, 100, 3);
-        assert_eq!(twin.completion_ms(&one_place, None, newcomer), 262.0);
+        assert_eq!(
+            twin.completion_ms(&one_place, None, newcomer, f64::INFINITY),
+            262.0
+        );
         let mut one_slot = profile();
         one_slot.max_loras = 1;
         let mut twin = Twin::default();
         twin.push(Sequence::new(1, adapter(1), 100, 3));
         let newcomer = Sequence::new(9, adapter(2), 100, 3);
-        assert_eq!(twin.completion_ms(&one_slot, None, newcomer), 662.0);
+        assert_eq!(
+            twin.completion_ms(&one_slot, None, newcomer, f64::INFINITY),
+            662.0
+        );
     }
 
     #[test]
@@ -288,7 +297,9 @@ mod tests {
             }
             let step_end = engine.next_step_end().expect("a step is under way");
             let left_ms = step_end.ms_since(Instant::ZERO);
-            let foreseen = twin.completion_ms(&profile, Some(left_ms), sequence);
+            let foreseen =
+                twin.clone()
+                    .completion_ms(&profile, Some(left_ms), sequence, f64::INFINITY);
             let mut outputs = Vec::new();
             engine.advance(Instant::from_millis(1_000_000), &mut outputs);
             let last = outputs.iter().rfind(|output| output.request == id);

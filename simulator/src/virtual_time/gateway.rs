@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use picker_core::endpoint::{Endpoint, EndpointKey, Reading};
 use picker_core::event::{Arrival, Ending, Event, Following};
+use picker_core::member::ReadFailure;
 use picker_core::request::{Api, Body, Request, RequestKey};
 use picker_core::time::Instant;
 use picker_core::{Action, Picker, Settings};
 
 use super::prompt::{self, Believed};
 use super::snapshot::{self, BASE_MODEL};
-use super::{Job, Plan};
+use super::{Follow, Job, Plan};
 use crate::engine::{Profile, Segment};
 use crate::policy::{Baseline, Load, Policy};
 
@@ -33,8 +34,9 @@ pub(super) enum Wish {
     /// A server's metrics page.
     Read(EndpointKey, usize),
     /// What a page said, on its way back.
-    Take(EndpointKey, Box<Reading>),
-    List(EndpointKey),
+    Take(EndpointKey, Result<Box<Reading>, ReadFailure>),
+    /// A server's models.
+    List(EndpointKey, usize),
 }
 
 /// What the gateway wanted, at its time.
@@ -42,14 +44,14 @@ pub(super) enum Wish {
 pub(super) enum Due {
     Wake(Instant),
     Page(EndpointKey, usize),
-    Taken(EndpointKey, Box<Reading>),
-    Models(EndpointKey),
+    Taken(EndpointKey, Result<Box<Reading>, ReadFailure>),
+    Models(EndpointKey, usize),
 }
 
 impl Gateway {
     pub(super) fn new(plan: &Plan) -> Self {
         match (Baseline::of(plan.policy, plan.seed), plan.policy) {
-            (Some(baseline), _) => Self::Baseline(Sender::new(baseline, plan.servers)),
+            (Some(baseline), _) => Self::Baseline(Sender::new(baseline, plan.profiles.len())),
             (None, Policy::Oracle) => Self::Oracle,
             (None, _) => Self::Pointsman(Box::new(Driver::new(plan))),
         }
@@ -66,7 +68,7 @@ impl Gateway {
         match self {
             Self::Pointsman(driver) => driver.place(now, index, job),
             Self::Baseline(sender) => match prompt::segments(plan, index, job) {
-                Some(runs) => sender.place_shared(index, &runs, &plan.profile),
+                Some(runs) => sender.place_shared(index, &runs, &plan.profiles),
                 None => sender.place(index, u64::from(job.prompt_tokens)),
             },
             Self::Oracle => None,
@@ -77,36 +79,47 @@ impl Gateway {
         if let Self::Baseline(sender) = self {
             sender.first_token(index);
         }
-        self.tell(now, Event::FirstToken(key(index)));
+        self.tell_on_the_way(now, Event::FirstToken(key(index)));
     }
 
     pub(super) fn progressed(&mut self, now: Instant, index: usize, tokens: u64) {
-        self.tell(now, Event::Progressed(key(index), tokens));
+        self.tell_on_the_way(now, Event::Progressed(key(index), tokens));
     }
 
     pub(super) fn ended(&mut self, now: Instant, index: usize, ending: Ending) {
-        if let Self::Baseline(sender) = self {
-            sender.ended(index);
+        match self {
+            Self::Baseline(sender) => sender.ended(index),
+            Self::Pointsman(driver) => driver.ended(now, index, ending),
+            Self::Oracle => {}
         }
-        self.tell(now, Event::Ended(key(index), ending));
     }
 
     /// Hands over what was wished for; `page` reads a server's page.
-    pub(super) fn on_due(&mut self, now: Instant, due: Due, page: impl FnOnce(usize) -> Reading) {
+    pub(super) fn on_due(
+        &mut self,
+        now: Instant,
+        due: Due,
+        page: impl FnOnce(usize) -> Result<Reading, ReadFailure>,
+    ) {
         let Self::Pointsman(driver) = self else {
             return;
         };
         match due {
             Due::Wake(at) => driver.wake(now, at),
             Due::Page(key, server) => {
-                let reading = Box::new(page(server));
+                let reading = page(server).map(Box::new);
                 driver.wishes.push(Wish::Take(key, reading));
             }
-            Due::Taken(key, reading) => driver.tell(now, Event::Read(key, *reading)),
-            Due::Models(key) => {
-                let models = snapshot::models(&driver.adapter_names);
-                driver.tell(now, Event::Models(key, models));
-            }
+            Due::Taken(key, Ok(reading)) => driver.tell(now, Event::Read(key, *reading)),
+            Due::Taken(key, Err(failure)) => driver.tell(now, Event::ReadFailed(key, failure)),
+            // Whoever has no page to show lists no models either.
+            Due::Models(key, server) => driver.tell(
+                now,
+                match page(server) {
+                    Ok(_) => Event::Models(key, snapshot::models(&driver.adapter_names)),
+                    Err(_) => Event::ModelsFailed(key),
+                },
+            ),
         }
     }
 
@@ -118,8 +131,11 @@ impl Gateway {
         }
     }
 
-    fn tell(&mut self, now: Instant, event: Event) {
-        if let Self::Pointsman(driver) = self {
+    /// Tells the picker what passes before an answer's end, if it sees that.
+    fn tell_on_the_way(&mut self, now: Instant, event: Event) {
+        if let Self::Pointsman(driver) = self
+            && driver.follow == Follow::Full
+        {
             driver.tell(now, event);
         }
     }
@@ -159,14 +175,14 @@ impl Sender {
         &mut self,
         index: usize,
         prompt: &[Segment],
-        profile: &Profile,
+        profiles: &[Profile],
     ) -> Option<usize> {
         let tokens: u64 = prompt.iter().map(|run| u64::from(run.tokens)).sum();
         for (load, believed) in self.loads.iter_mut().zip(&self.believed) {
             load.uncached_tokens = tokens - believed.cached(prompt);
         }
         let server = self.pick(index)?;
-        self.believed[server].sent(prompt, profile.kv_capacity_tokens());
+        self.believed[server].sent(prompt, profiles[server].kv_capacity_tokens());
         Some(server)
     }
 
@@ -202,6 +218,7 @@ pub(super) struct Driver {
     woken_at: Option<Instant>,
     wishes: Vec<Wish>,
     adapter_names: Vec<String>,
+    follow: Follow,
 }
 
 impl Driver {
@@ -216,8 +233,9 @@ impl Driver {
             woken_at: None,
             wishes: Vec::new(),
             adapter_names: plan.adapter_names.clone(),
+            follow: plan.follow,
         };
-        let endpoints = (0..plan.servers).map(endpoint).collect();
+        let endpoints = (0..plan.profiles.len()).map(endpoint).collect();
         driver.tell(Instant::ZERO, Event::Endpoints(endpoints));
         driver
     }
@@ -228,11 +246,26 @@ impl Driver {
             request_id: "".into(),
             request: request(job, &self.adapter_names),
             subset: None,
-            following: Following::Full,
+            following: match self.follow {
+                Follow::Full => Following::Full,
+                Follow::Watched => Following::Watched,
+            },
             fallbacks: 0,
         };
         self.tell(now, Event::Arrived(arrival));
         self.placed.take()
+    }
+
+    fn ended(&mut self, now: Instant, index: usize, ending: Ending) {
+        let seen = match self.follow {
+            Follow::Full => ending,
+            Follow::Watched => Ending {
+                prompt_tokens: None,
+                generated: None,
+                ..ending
+            },
+        };
+        self.tell(now, Event::Ended(key(index), seen));
     }
 
     fn wake(&mut self, now: Instant, at: Instant) {
@@ -254,7 +287,9 @@ impl Driver {
                 Action::Picked(pick) => self.placed = Some(server_of(pick.address)),
                 Action::Refused(..) | Action::Settled(..) => {}
                 Action::Read(key, address) => self.wishes.push(Wish::Read(key, server_of(address))),
-                Action::ListModels(key, _) => self.wishes.push(Wish::List(key)),
+                Action::ListModels(key, address) => {
+                    self.wishes.push(Wish::List(key, server_of(address)));
+                }
             }
         }
         let timeout = self.picker.poll_timeout();

@@ -2,6 +2,9 @@
 
 use picker_core::time::Instant;
 
+/// What a job that was not answered in full counts as at least, in milliseconds: a minute, far above the times of answers.
+pub const LOST_MS: f64 = 60_000.0;
+
 /// What became of one job, as its client saw it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record {
@@ -39,7 +42,7 @@ pub struct Trace {
 }
 
 impl Record {
-    pub(super) const fn new(arrived: Instant, prompt_tokens: u32) -> Self {
+    pub(crate) const fn new(arrived: Instant, prompt_tokens: u32) -> Self {
         Self {
             arrived,
             server: None,
@@ -68,6 +71,26 @@ impl Record {
     #[must_use]
     pub fn e2e_ms(&self) -> Option<f64> {
         self.ended.map(|at| at.ms_since(self.arrived))
+    }
+
+    /// [`Record::ttft_ms`] of a job that was answered in full; of any other the time until its end, and at least [`LOST_MS`]. So a
+    /// policy gains nothing by losing requests, however soon they fail.
+    #[must_use]
+    pub fn judged_ttft_ms(&self) -> f64 {
+        self.judged(self.ttft_ms())
+    }
+
+    /// [`Record::e2e_ms`], likewise.
+    #[must_use]
+    pub fn judged_e2e_ms(&self) -> f64 {
+        self.judged(self.e2e_ms())
+    }
+
+    fn judged(&self, answered_ms: Option<f64>) -> f64 {
+        match answered_ms.filter(|_| self.succeeded()) {
+            Some(ms) => ms,
+            None => self.e2e_ms().unwrap_or_default().max(LOST_MS),
+        }
     }
 
     /// Time of a token after the first, in milliseconds; `None` of an answer of one token.
@@ -124,5 +147,31 @@ impl Trace {
             .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
                 (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
             })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_job_counts_as_a_minute_or_what_it_took() {
+        let record = |first: Option<u64>, ended: Option<u64>, status| Record {
+            first_token: first.map(Instant::from_millis),
+            ended: ended.map(Instant::from_millis),
+            status,
+            ..Record::new(Instant::from_millis(1_000), 9)
+        };
+        for (record, ttft_ms, e2e_ms) in [
+            (record(Some(1_300), Some(4_000), 200), 300.0, 3_000.0),
+            // Refused at once, broken off, refused after long, never over.
+            (record(None, Some(1_002), 503), LOST_MS, LOST_MS),
+            (record(Some(1_300), Some(4_000), 503), LOST_MS, LOST_MS),
+            (record(None, Some(91_000), 503), 90_000.0, 90_000.0),
+            (record(Some(1_300), None, 0), LOST_MS, LOST_MS),
+        ] {
+            let judged = (record.judged_ttft_ms(), record.judged_e2e_ms());
+            assert_eq!(judged, (ttft_ms, e2e_ms), "{record:?}");
+        }
     }
 }

@@ -84,6 +84,24 @@ impl Workload {
         }
     }
 
+    /// [`Workload::mixed`], to be sent to servers of which half are slower.
+    #[must_use]
+    pub fn hetero() -> Self {
+        Self {
+            name: "hetero",
+            ..Self::mixed()
+        }
+    }
+
+    /// [`Workload::mixed`], to be sent to servers that hang, crash and show stale metrics.
+    #[must_use]
+    pub fn failures() -> Self {
+        Self {
+            name: "failures",
+            ..Self::mixed()
+        }
+    }
+
     /// Small requests on 12 adapters, a few of them asked for most of the time: three times as many as one demo server has
     /// slots for. An edition for slow modelled cards.
     #[must_use]
@@ -124,12 +142,14 @@ impl Workload {
 
     /// Every named workload.
     #[must_use]
-    pub fn all() -> [Self; 6] {
+    pub fn all() -> [Self; 8] {
         [
             Self::lora(),
             Self::mixed(),
             Self::bursts(),
+            Self::hetero(),
             Self::overload(),
+            Self::failures(),
             Self::demo_lora(),
             Self::demo_mixed(),
         ]
@@ -227,7 +247,10 @@ mod tests {
             }
         }
         let error = Workload::named("chat").expect_err("not built");
-        assert!(error.contains("lora, mixed, bursts, overload"), "{error}");
+        assert!(
+            error.contains("lora, mixed, bursts, hetero, overload, failures"),
+            "{error}"
+        );
     }
 
     #[test]
