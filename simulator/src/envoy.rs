@@ -31,6 +31,8 @@ pub struct Plan {
     pub folder: PathBuf,
     /// The picker's ext_proc address.
     pub picker: SocketAddr,
+    /// What protects the connections to it, as the cluster's `transport_socket`; `None`: plaintext.
+    pub picker_security: Option<Value>,
     /// The model servers of all pools.
     pub servers: Vec<SocketAddr>,
     /// Where requests go, by the beginning of their path; the first that fits counts.

@@ -76,6 +76,7 @@ impl Tally {
         self.refused.get_or_create(&OfRefusal { reason }).inc();
         if let Some(unlogged) = self.is_due(now, reason) {
             let peer = peer.map(tracing::field::display);
+            let unlogged = (unlogged > 0).then_some(unlogged);
             warn!(peer, reason, unlogged, "{refusal}");
         }
     }

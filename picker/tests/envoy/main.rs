@@ -4,4 +4,5 @@ mod bodies;
 mod failures;
 mod placing;
 mod scene;
+mod security;
 mod streams;

@@ -45,9 +45,39 @@ pub(crate) struct Scene {
     _end: oneshot::Sender<()>,
 }
 
+/// What is other than usual between Envoy and the picker.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Link {
+    /// Further flags of the picker.
+    pub(crate) flags: Vec<String>,
+    /// The `transport_socket` towards it.
+    pub(crate) security: Option<Value>,
+}
+
 impl Scene {
     /// Pools of so many servers each, with adapters `a`, `b` and `c`.
     pub(crate) async fn of(sizes: &[usize], profile: Profile) -> Self {
+        Self::linked(sizes, profile, Link::default()).await
+    }
+
+    /// As [`Scene::of`], over this link.
+    pub(crate) async fn linked(sizes: &[usize], profile: Profile, link: Link) -> Self {
+        let scene = Self::unchecked(sizes, profile, link).await;
+        eventually("the picker is ready", async || {
+            scene.picker_is_ready().await
+        })
+        .await;
+        // Envoy has to see the picker healthy, too, or it answers 500.
+        let healthy = "cluster.picker.membership_healthy";
+        eventually("Envoy sees the picker", async || {
+            scene.envoy.stat(healthy).await == Some(1)
+        })
+        .await;
+        scene
+    }
+
+    /// As [`Scene::linked`], whether Envoy and the picker understand each other or not.
+    pub(crate) async fn unchecked(sizes: &[usize], profile: Profile, link: Link) -> Self {
         let mut pools = Vec::new();
         for &size in sizes {
             let options = Options::local(size, "base", &["a", "b", "c"], profile.clone());
@@ -60,11 +90,12 @@ impl Scene {
                 pool.iter().map(Server::address),
             );
         }
-        let (picker, end) = start_picker(folder.path(), sizes.len()).await;
+        let (picker, end) = start_picker(folder.path(), sizes.len(), link.flags).await;
         let plan = Plan {
             executable: envoy_executable(),
             folder: folder.path().to_owned(),
             picker: picker.ext_proc[0],
+            picker_security: link.security,
             servers: pools.iter().flatten().map(Server::address).collect(),
             routes: (0..sizes.len()).flat_map(routes_of_pool).collect(),
             concurrency: 1,
@@ -75,25 +106,14 @@ impl Scene {
             .timeout(PATIENCE)
             .build()
             .expect("a client");
-        let scene = Self {
+        Self {
             pools,
             picker,
             envoy,
             client,
             folder,
             _end: end,
-        };
-        eventually("the picker is ready", async || {
-            scene.picker_is_ready().await
-        })
-        .await;
-        // Envoy has to see the picker healthy, too, or it answers 500.
-        let healthy = "cluster.picker.membership_healthy";
-        eventually("Envoy sees the picker", async || {
-            scene.envoy.stat(healthy).await == Some(1)
-        })
-        .await;
-        scene
+        }
     }
 
     /// A request to a path of a pool.
@@ -215,15 +235,22 @@ impl Scene {
         );
     }
 
-    async fn admin(&self, path: &str) -> Value {
+    /// A counter or gauge of the picker's by its full name, labels included; `None` if it has no such.
+    pub(crate) async fn metric(&self, name: &str) -> Option<f64> {
+        let page = self.admin_text("/metrics").await;
+        page.lines()
+            .find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+    }
+
+    async fn admin_text(&self, path: &str) -> String {
         let url = format!("http://{}{path}", self.picker.admin);
-        let answer = self
-            .client
-            .get(url)
-            .send()
-            .await
-            .expect("the admin port answers");
-        let text = answer.text().await.expect("a body");
+        let answer = self.client.get(url).send().await;
+        let answer = answer.expect("the admin port answers");
+        answer.text().await.expect("a body")
+    }
+
+    async fn admin(&self, path: &str) -> Value {
+        let text = self.admin_text(path).await;
         serde_json::from_str(&text).unwrap_or_else(|_| panic!("{path}: {text}"))
     }
 
@@ -246,7 +273,11 @@ pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool)
     }
 }
 
-async fn start_picker(folder: &Path, pools: usize) -> (Listening, oneshot::Sender<()>) {
+async fn start_picker(
+    folder: &Path,
+    pools: usize,
+    flags: Vec<String>,
+) -> (Listening, oneshot::Sender<()>) {
     let mut line = vec!["pointsman".to_owned(), "serve".to_owned()];
     for index in 0..pools {
         let file = endpoints_file(folder, index);
@@ -260,6 +291,7 @@ async fn start_picker(folder: &Path, pools: usize) -> (Listening, oneshot::Sende
     ] {
         line.push(flag.to_owned());
     }
+    line.extend(flags);
     let Subcommand::Serve(serve) = Arguments::try_parse_from(line).expect("arguments").command
     else {
         panic!("another command");

@@ -64,6 +64,7 @@ impl Scene {
             executable: options.envoy.clone(),
             folder: options.out.clone(),
             picker: picker.ext_proc,
+            picker_security: None,
             servers: addresses,
             routes: vec![
                 route("round_robin", Upstream::RoundRobin),

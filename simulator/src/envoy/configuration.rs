@@ -48,6 +48,9 @@ pub(super) fn of(plan: &Plan) -> Result<Value, EnvoyError> {
     let model_servers = clusters[1].clone();
     clusters[1] = with_servers(model_servers.clone(), "model_servers", &plan.servers);
     clusters[2] = with_servers(clusters[2].clone(), "picker", &[plan.picker]);
+    if let Some(security) = &plan.picker_security {
+        clusters[2]["transport_socket"] = security.clone();
+    }
     let list = clusters
         .as_array_mut()
         .ok_or_else(|| broken(&"clusters are no list"))?;
