@@ -7,5 +7,6 @@ pub mod virtual_time;
 pub mod bench;
 pub mod envoy;
 pub mod serve;
+pub mod noop;
 pub mod load;
 pub mod demo;

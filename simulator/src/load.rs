@@ -1,21 +1,24 @@
-//! The load generator: an open or a closed loop over HTTP, and what the answers took.
+//! The load generator: an open or a closed loop over HTTP or ext_proc, and what the answers took.
 //!
 //! In the open loop requests are sent when the schedule says so, whatever the servers do, and latency counts from that time: a
 //! generator or a server that falls behind cannot make itself look good by sending less (coordinated omission). In the closed
 //! loop a fixed number is under way at any time, and latency counts from the sending.
 
 pub mod arguments;
+pub mod ext_proc;
 pub mod page;
 pub mod process;
 pub mod report;
 pub mod table;
 
+mod content;
 mod conversation;
 mod plan;
 pub(crate) mod request;
 mod stream;
 mod tally;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -25,9 +28,10 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::workload::Arrival;
 
-pub use plan::{Api, LoadError, LoadPlan};
+pub use plan::{Api, LoadError, LoadPlan, Target};
 pub use report::LoadReport;
 
+use ext_proc::Proxy;
 use process::Usage;
 use request::{Outcome, Sender};
 use tally::Tally;
@@ -38,7 +42,10 @@ use tally::Tally;
 /// A setting that does not fit. Requests that fail are counted in the report.
 pub async fn run(plan: LoadPlan) -> Result<LoadReport, LoadError> {
     plan.validate()?;
-    let sender = Sender::new(&plan)?;
+    let sender = match &plan.target {
+        Target::Url(url) => Protocol::Http(Sender::new(url, &plan)?),
+        Target::ExtProc(to) => Protocol::ExtProc(Proxy::new(to, &plan)?),
+    };
     let loads_before = sender.adapter_loads(&plan.servers).await;
     let watched = plan.pid.map(Usage::of).transpose()?;
     let own = Usage::of(std::process::id()).ok();
@@ -68,10 +75,43 @@ pub async fn run(plan: LoadPlan) -> Result<LoadReport, LoadError> {
 /// Outcomes that wait to be counted; requests that end then wait for room.
 const OUTCOMES: usize = 1024;
 
+/// How requests are sent.
+#[derive(Clone)]
+enum Protocol {
+    Http(Sender),
+    ExtProc(Proxy),
+}
+
+impl Protocol {
+    async fn converse(
+        self,
+        number: u64,
+        arrival: Arrival,
+        due: Option<Instant>,
+        report_to: mpsc::Sender<Outcome>,
+    ) {
+        match self {
+            Self::Http(sender) => sender.converse(number, arrival, due, report_to).await,
+            Self::ExtProc(proxy) => {
+                let outcome = proxy.send(number, &arrival, due).await;
+                // The receiver is gone when the run has ended.
+                drop(report_to.send(outcome).await);
+            }
+        }
+    }
+
+    async fn adapter_loads(&self, servers: &[SocketAddr]) -> Option<f64> {
+        match self {
+            Self::Http(sender) => sender.adapter_loads(servers).await,
+            Self::ExtProc(_) => None,
+        }
+    }
+}
+
 /// A run of load under way.
 struct Running<'a> {
     plan: &'a LoadPlan,
-    sender: &'a Sender,
+    sender: &'a Protocol,
     start: Instant,
     tally: Tally,
     bar: ProgressBar,
@@ -82,7 +122,7 @@ struct Running<'a> {
 }
 
 impl<'a> Running<'a> {
-    fn start(plan: &'a LoadPlan, sender: &'a Sender, start: Instant) -> Self {
+    fn start(plan: &'a LoadPlan, sender: &'a Protocol, start: Instant) -> Self {
         let (report_to, outcomes) = mpsc::channel(OUTCOMES);
         Self {
             plan,

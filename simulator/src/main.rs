@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use simulator::{bench, demo, load, serve};
+use simulator::{bench, demo, load, noop, serve};
 use tracing_subscriber::EnvFilter;
 
 /// Model servers, load and benchmarks for endpoint pickers.
@@ -19,7 +19,8 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Serve(serve::arguments::Arguments),
-    Load(load::arguments::Arguments),
+    Load(Box<load::arguments::Arguments>),
+    Noop(noop::Arguments),
     Bench(bench::Options),
     /// Compares routes through a real Envoy: `make demo`.
     Demo(demo::Options),
@@ -46,6 +47,7 @@ async fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
     match command {
         Command::Serve(arguments) => arguments.run().await,
         Command::Load(arguments) => arguments.run().await,
+        Command::Noop(arguments) => arguments.run().await,
         Command::Bench(options) => {
             bench::run(&options).await?;
             Ok(ExitCode::SUCCESS)

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use simulator::engine::Profile;
-use simulator::load::{self, Api, LoadPlan, LoadReport, page};
+use simulator::load::{self, Api, LoadPlan, LoadReport, Target, page};
 use simulator::serve::{Options, Server, spawn};
 use simulator::workload::{Prefixes, Priority, Sessions, Span, Workload};
 
@@ -159,7 +159,7 @@ async fn a_plan_that_makes_no_load_is_refused_by_name() {
         ),
         (
             LoadPlan {
-                url: "localhost:80".into(),
+                target: Target::Url("localhost:80".into()),
                 ..good.clone()
             },
             "url is localhost:80",

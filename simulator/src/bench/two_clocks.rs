@@ -235,7 +235,8 @@ async fn in_real_time(
     let sender = |address: &SocketAddr| {
         let url = format!("http://{address}");
         let workload = workload.clone();
-        Sender::new(&LoadPlan::new(&url, "base", workload, 1.0, Duration::ZERO))
+        let plan = LoadPlan::new(&url, "base", workload, 1.0, Duration::ZERO);
+        Sender::new(&url, &plan)
     };
     let senders: Vec<Sender> = addresses.iter().map(sender).collect::<Result<_, _>>()?;
     let baseline = Baseline::of(policy, seed).ok_or("the policy is no baseline")?;

@@ -11,18 +11,25 @@ use std::time::Duration;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
+use super::ext_proc::{ExtProc, Follow};
 use super::report::Slo;
-use super::{Api, LoadPlan, page, run, table};
+use super::{Api, LoadPlan, Target, page, run, table};
 use crate::workload::{
     BYTES_PER_TOKEN, Gaps, Prefixes, Priority, Sessions, Span, Trace, Workload, adapter_names,
 };
 
-/// Send load to a gateway or a server and measure the answers; Ctrl-C gives the report so far.
+/// Send load to a gateway, a server or a picker and measure the answers; Ctrl-C gives the report so far.
 #[derive(Args, Clone, Debug)]
 pub struct Arguments {
     /// The gateway or server
-    #[arg(long, value_name = "http://HOST:PORT")]
-    url: String,
+    #[arg(
+        long,
+        value_name = "http://HOST:PORT",
+        required_unless_present = "ext_proc"
+    )]
+    url: Option<String>,
+    #[command(flatten)]
+    picker: PickerArguments,
     /// Requests a second, or conversations with --turns; 10 if not given, or as the trace has them
     #[arg(long, value_name = "R")]
     rate: Option<f64>,
@@ -75,6 +82,37 @@ pub struct Arguments {
     html: Option<PathBuf>,
 }
 
+/// Instead of a gateway: a picker, any picker, to which both halves of each request are spoken as Envoy speaks ext_proc.
+#[derive(Args, Clone, Debug)]
+struct PickerArguments {
+    /// Speak ext_proc to this picker instead, without TLS
+    #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["url", "no_stream", "turns", "servers", "slo_ttft_ms", "slo_tpot_ms"])]
+    ext_proc: Option<String>,
+    /// How responses are followed
+    #[arg(long, value_enum, default_value_t = Follow::Full, conflicts_with = "url")]
+    follow: Follow,
+    /// From one chunk of a response to the next: 20ms; 0 sends all at once
+    #[arg(long, value_name = "D", default_value = "0", value_parser = duration, conflicts_with = "url")]
+    chunk_interval: Duration,
+    /// The most bytes of a request's body in one message
+    #[arg(long, value_name = "B", default_value_t = ExtProc::FRAME_BYTES, conflicts_with = "url")]
+    frame_bytes: usize,
+    /// Connections to the picker, each asked in turn
+    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "url")]
+    connections: usize,
+    /// The :authority of the gRPC calls: with Envoy, the name of the picker's cluster
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "picker",
+        requires = "ext_proc"
+    )]
+    authority: String,
+    /// Metadata of the gRPC calls
+    #[arg(long = "metadata", value_name = "NAME: VALUE", value_parser = header, conflicts_with = "url")]
+    metadata: Vec<(String, String)>,
+}
+
 /// What is sent: a named workload, a trace, or lengths of one's own; the rest changes any of them.
 #[derive(Args, Clone, Debug)]
 struct ContentArguments {
@@ -90,7 +128,7 @@ struct ContentArguments {
     /// Bytes of each prompt; the simulated servers count 4 to a token
     #[arg(long, value_name = "B", default_value_t = 800)]
     prompt_bytes: u32,
-    /// Tokens of each answer, a chunk each
+    /// Tokens of each answer, a chunk each; with --ext-proc also 0, a response without a body
     #[arg(long, value_name = "C", default_value_t = 40)]
     output_chunks: u32,
     /// Tokens of prompts instead of bytes: 512, 100..300 or lognormal:MEDIAN,SIGMA
@@ -161,7 +199,7 @@ impl Arguments {
         }
         let recorded = workload.trace.as_ref().map(Trace::rate);
         Ok(LoadPlan {
-            url: self.url,
+            target: self.picker.target(self.url)?,
             api: self.api,
             model: self.model,
             adapter_names: names,
@@ -185,6 +223,24 @@ impl Arguments {
     }
 }
 
+impl PickerArguments {
+    fn target(self, url: Option<String>) -> Result<Target, &'static str> {
+        match (self.ext_proc, url) {
+            (Some(server), _) => Ok(Target::ExtProc(ExtProc {
+                server,
+                authority: self.authority,
+                metadata: self.metadata,
+                follow: self.follow,
+                chunk_interval: self.chunk_interval,
+                frame_bytes: self.frame_bytes,
+                connections: self.connections,
+            })),
+            (None, Some(url)) => Ok(Target::Url(url)),
+            (None, None) => Err("give --url or --ext-proc"),
+        }
+    }
+}
+
 impl ContentArguments {
     fn workload(self) -> Result<Workload, Box<dyn Error>> {
         let mut workload = match (self.workload, self.trace) {
@@ -195,7 +251,8 @@ impl ContentArguments {
                 let mut workload = Workload::uniform(prompt_tokens, self.output_chunks, 0);
                 for kind in &mut workload.kinds {
                     kind.prompt_tokens = self.prompt_tokens.unwrap_or(kind.prompt_tokens);
-                    kind.output_tokens = self.output_tokens.unwrap_or(kind.output_tokens);
+                    let chunks = Span::exactly(self.output_chunks);
+                    kind.output_tokens = self.output_tokens.unwrap_or(chunks);
                 }
                 workload
             }

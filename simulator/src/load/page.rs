@@ -71,6 +71,8 @@ fn latencies(report: &LoadReport) -> String {
         ("time of a token after it", report.tpot_ms),
         ("between tokens", report.itl_ms),
         ("end to end", report.e2e_ms),
+        ("pick", report.pick_ms),
+        ("answer to a chunk", report.chunk_ms),
         ("generator's lag", report.lag_ms),
     ] {
         if let Some(Percentiles {

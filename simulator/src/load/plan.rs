@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::ext_proc::ExtProc;
 use super::report::Slo;
 use crate::workload::Workload;
 
@@ -18,11 +19,30 @@ pub enum Api {
     Chat,
 }
 
+impl Api {
+    /// The path that is asked.
+    pub(super) const fn path(self) -> &'static str {
+        match self {
+            Self::Completions => "/v1/completions",
+            Self::Chat => "/v1/chat/completions",
+        }
+    }
+}
+
+/// What the load is sent to.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// A gateway or a server, such as `http://127.0.0.1:8080`; the API's path is added.
+    Url(String),
+    /// A picker, spoken to as a proxy does.
+    ExtProc(ExtProc),
+}
+
 /// One run of load.
 #[derive(Clone, Debug)]
 pub struct LoadPlan {
-    /// The gateway or server, such as `http://127.0.0.1:8080`; the API's path is added.
-    pub url: String,
+    /// What is asked.
+    pub target: Target,
     /// The API to ask.
     pub api: Api,
     /// The base model's name.
@@ -63,7 +83,7 @@ impl LoadPlan {
     #[must_use]
     pub fn new(url: &str, model: &str, workload: Workload, rate: f64, duration: Duration) -> Self {
         Self {
-            url: url.to_owned(),
+            target: Target::Url(url.to_owned()),
             api: Api::Completions,
             model: model.to_owned(),
             adapter_names: crate::workload::adapter_names(workload.adapters),
@@ -117,10 +137,27 @@ impl LoadPlan {
                 remedy,
             );
         }
-        if !self.url.starts_with("http://") {
-            return setting("url", self.url.clone(), "give http://HOST:PORT");
+        match &self.target {
+            Target::Url(url) if !url.starts_with("http://") => {
+                setting("url", url.clone(), "give http://HOST:PORT")
+            }
+            Target::ExtProc(_) if self.workload.sessions.is_some() => {
+                let remedy =
+                    "send lone requests: a picker gives no answer that could be gone on with";
+                setting("turns", "given with ext_proc".into(), remedy)
+            }
+            Target::Url(_)
+                if self
+                    .workload
+                    .kinds
+                    .iter()
+                    .any(|kind| kind.output_tokens.least == 0) =>
+            {
+                let remedy = "give at least 1: only a picker can be shown responses without a body";
+                setting("output_chunks", "0".into(), remedy)
+            }
+            Target::Url(_) | Target::ExtProc(_) => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -140,6 +177,18 @@ pub enum LoadError {
     /// No HTTP client could be made.
     #[error("no HTTP client: {0}")]
     Client(#[from] reqwest::Error),
+    /// A value that cannot stand in a gRPC call.
+    #[error("{field} {value}: {error}; give {remedy}")]
+    Call {
+        /// The setting.
+        field: &'static str,
+        /// What it was.
+        value: String,
+        /// What the library said.
+        error: String,
+        /// What would do.
+        remedy: &'static str,
+    },
     /// The process to be measured cannot be seen.
     #[error("pid: /proc/{pid}: {error}; give the number of a running process, on Linux")]
     Process {

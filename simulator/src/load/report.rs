@@ -18,7 +18,8 @@ pub struct LoadReport {
     pub requests: u64,
     /// Those that failed.
     pub errors: u64,
-    /// The same by kind: `connect`, `timeout`, `http_STATUS`, `broken_off`, `cut_off`, `error_in_stream`, `unreadable_answer`.
+    /// The same by kind: `connect`, `timeout`, `http_STATUS`, `broken_off`, `cut_off`, `error_in_stream`, `unreadable_answer`; of
+    /// ext_proc `grpc_CODE`, `immediate_STATUS`, `no_endpoint`, `cut_off`, `body_not_streamed`.
     pub errors_by_kind: BTreeMap<String, u64>,
     /// Time to first token, of streamed answers.
     pub ttft_ms: Option<Percentiles>,
@@ -28,6 +29,10 @@ pub struct LoadReport {
     pub itl_ms: Option<Percentiles>,
     /// Time to the end of the answer.
     pub e2e_ms: Option<Percentiles>,
+    /// From the last frame of a request to the answer that names the endpoint, of ext_proc.
+    pub pick_ms: Option<Percentiles>,
+    /// From a chunk of the response to its answer, over all chunks, of ext_proc.
+    pub chunk_ms: Option<Percentiles>,
     /// Requests that kept to [`Slo`]: null if nothing was asked for.
     pub goodput: Option<Goodput>,
     /// Of the prompt tokens of answers that say so, the share that was in a prefix cache.
@@ -87,7 +92,7 @@ pub struct Goodput {
 /// One latency at many percentiles.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Curve {
-    /// Which: `TTFT`, `TPOT` or `E2E`.
+    /// Which: `TTFT`, `TPOT`, `E2E`, `pick` or `chunk`.
     pub name: &'static str,
     /// Percentiles with their milliseconds.
     pub points: Vec<(f64, f64)>,
@@ -120,7 +125,7 @@ pub struct Rate {
 /// What one server got.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ServerShare {
-    /// `x-inference-pod:x-inference-port`.
+    /// `x-inference-pod:x-inference-port`, or the endpoint that a picker named.
     pub server: String,
     /// Requests that it answered.
     pub requests: u64,

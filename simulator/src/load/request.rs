@@ -4,19 +4,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::header::{CONTENT_TYPE, HeaderMap};
+use reqwest::header::HeaderMap;
 use reqwest::{Client, RequestBuilder};
-use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::LoadPlan;
+use super::content::{Ask, Content};
 use super::conversation::Conversation;
 use super::stream::{self, Usage};
-use super::{Api, LoadPlan};
-use crate::workload::{Arrival, Workload};
-
-/// The header that names a request's InferenceObjective, of the Gateway API Inference Extension.
-const OBJECTIVE: &str = "x-gateway-inference-objective";
+use crate::workload::Arrival;
 
 /// Sends requests of one run.
 #[derive(Clone)]
@@ -25,13 +22,8 @@ pub(crate) struct Sender(Arc<Target>);
 struct Target {
     client: Client,
     url: String,
-    api: Api,
-    model: String,
-    adapter_names: Vec<String>,
-    headers: Vec<(String, String)>,
-    workload: Workload,
+    content: Content,
     seed: u64,
-    stream: bool,
     timeout: Duration,
 }
 
@@ -56,6 +48,10 @@ pub(crate) struct Outcome {
     pub(super) output_tokens: u64,
     /// Prompt tokens in the prefix cache, where the server says so.
     pub(super) cached_tokens: Option<u64>,
+    /// From the last frame of the request to the answer that names the endpoint, of ext_proc.
+    pub(super) pick: Option<Duration>,
+    /// From each chunk of the response to its answer, of ext_proc.
+    pub(super) chunks: Vec<Duration>,
     /// What went wrong.
     pub(crate) failure: Option<String>,
 }
@@ -69,29 +65,13 @@ impl Outcome {
     }
 }
 
-/// What one request asks for.
-struct Ask<'a> {
-    conversation: &'a Conversation,
-    arrival: &'a Arrival,
-    output_tokens: u32,
-}
-
 impl Sender {
-    pub(crate) fn new(plan: &LoadPlan) -> Result<Self, reqwest::Error> {
-        let path = match plan.api {
-            Api::Completions => "/v1/completions",
-            Api::Chat => "/v1/chat/completions",
-        };
+    pub(crate) fn new(url: &str, plan: &LoadPlan) -> Result<Self, reqwest::Error> {
         Ok(Self(Arc::new(Target {
             client: Client::builder().no_proxy().build()?,
-            url: format!("{}{path}", plan.url.trim_end_matches('/')),
-            api: plan.api,
-            model: plan.model.clone(),
-            adapter_names: plan.adapter_names.clone(),
-            headers: plan.headers.clone(),
-            workload: plan.workload.clone(),
+            url: format!("{}{}", url.trim_end_matches('/'), plan.api.path()),
+            content: Content::of(plan),
             seed: plan.seed,
-            stream: plan.stream,
             timeout: plan.timeout,
         })))
     }
@@ -106,8 +86,8 @@ impl Sender {
         report_to: mpsc::Sender<Outcome>,
     ) {
         let target = &self.0;
-        let mut conversation = Conversation::open(number, &arrival, &target.workload);
-        let mut later = target.workload.later_turns(target.seed, number);
+        let mut conversation = Conversation::open(number, &arrival, &target.content.workload);
+        let mut later = target.content.workload.later_turns(target.seed, number);
         let mut due = due.unwrap_or_else(Instant::now);
         let mut output_tokens = arrival.output_tokens;
         for turn in 0..arrival.turns.max(1) {
@@ -179,13 +159,13 @@ impl Sender {
         outcome: &mut Outcome,
         answer: Option<&mut String>,
     ) -> Result<(), String> {
-        let request = self.request(ask).body(self.body(ask).to_string());
+        let request = self.request(ask).body(self.0.content.body(ask));
         let response = request.send().await.map_err(|error| failure(&error))?;
         outcome.server = server(response.headers());
         if !response.status().is_success() {
             return Err(format!("http_{}", response.status().as_u16()));
         }
-        if self.0.stream {
+        if self.0.content.stream {
             return stream::read(response, due, outcome, answer).await;
         }
         let body = response.bytes().await.map_err(|error| failure(&error))?;
@@ -196,38 +176,11 @@ impl Sender {
 
     fn request(&self, ask: &Ask<'_>) -> RequestBuilder {
         let target = &self.0;
-        let mut request = target.client.post(&target.url);
-        request = request.header(CONTENT_TYPE, "application/json");
-        for (name, value) in &target.headers {
-            request = request.header(name, value);
-        }
-        let priority = ask.arrival.priority;
-        let priority = priority.and_then(|place| target.workload.priorities.get(place as usize));
-        match priority {
-            Some(priority) => request.header(OBJECTIVE, &priority.objective),
-            None => request,
-        }
-    }
-
-    fn body(&self, ask: &Ask<'_>) -> Value {
-        let target = &self.0;
-        let adapter = ask.arrival.adapter;
-        let adapter = adapter.and_then(|place| target.adapter_names.get(place as usize));
-        let mut body = json!({
-            "model": adapter.unwrap_or(&target.model),
-            "max_tokens": ask.output_tokens,
-            "stream": target.stream,
-            // A real model is to answer at the length of the workload too.
-            "ignore_eos": true,
-        });
-        match target.api {
-            Api::Completions => body["prompt"] = ask.conversation.prompt().into(),
-            Api::Chat => body["messages"] = ask.conversation.messages(),
-        }
-        if target.stream {
-            body["stream_options"] = json!({"include_usage": true});
-        }
-        body
+        let request = target.client.post(&target.url);
+        let headers = target.content.headers(ask);
+        headers.fold(request, |request, (name, value)| {
+            request.header(name, value)
+        })
     }
 }
 

@@ -112,6 +112,8 @@ fn write_latencies(out: &mut impl Write, report: &LoadReport) -> io::Result<()> 
         ("TPOT", report.tpot_ms),
         ("ITL", report.itl_ms),
         ("E2E", report.e2e_ms),
+        ("pick", report.pick_ms),
+        ("chunk", report.chunk_ms),
         ("lag", report.lag_ms),
     ] {
         if let Some(Percentiles {

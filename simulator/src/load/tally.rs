@@ -29,6 +29,8 @@ pub(super) struct Tally {
     per_token: Spread,
     between_tokens: Spread,
     e2e: Spread,
+    pick: Spread,
+    chunk: Spread,
     servers: BTreeMap<String, Share>,
     /// When the last answer ended.
     last: Instant,
@@ -57,6 +59,8 @@ impl Tally {
             per_token: Spread::new(),
             between_tokens: Spread::new(),
             e2e: Spread::new(),
+            pick: Spread::new(),
+            chunk: Spread::new(),
             servers: BTreeMap::new(),
             last: start,
         }
@@ -103,6 +107,11 @@ impl Tally {
 
     fn answered(&mut self, outcome: &Outcome) {
         self.e2e.add(outcome.e2e);
+        outcome
+            .pick
+            .into_iter()
+            .for_each(|took| self.pick.add(took));
+        outcome.chunks.iter().for_each(|&took| self.chunk.add(took));
         if let Some(cached) = outcome.cached_tokens {
             self.cached.0 += outcome.prompt_tokens;
             self.cached.1 += cached;
@@ -160,6 +169,8 @@ impl Tally {
             tpot_ms: self.per_token.percentiles(),
             itl_ms: self.between_tokens.percentiles(),
             e2e_ms: self.e2e.percentiles(),
+            pick_ms: self.pick.percentiles(),
+            chunk_ms: self.chunk.percentiles(),
             goodput: (self.slo != Slo::default()).then(|| Goodput {
                 slo: self.slo,
                 share: self.good as f64 / self.requests.max(1) as f64,
@@ -200,6 +211,8 @@ impl Tally {
             ("TTFT", &self.first_token),
             ("TPOT", &self.per_token),
             ("E2E", &self.e2e),
+            ("pick", &self.pick),
+            ("chunk", &self.chunk),
         ];
         let measured = spreads
             .into_iter()
