@@ -84,6 +84,10 @@ fn request(receipt: &Value) -> String {
     let api = match request["api"].as_str() {
         Some("chat") => "a chat completion",
         Some("completions") => "a completion",
+        Some("responses") => "a response",
+        Some("embeddings") => "an embedding",
+        Some("messages") => "a message",
+        Some("generate") => "a generation from token ids",
         _ => "of an API that is picked by load alone",
     };
     text.push_str(api);

@@ -3,18 +3,43 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput};
-use picker_core::request::Request;
+use picker_core::request::{Request, Scan};
 use serde_json::json;
+
+/// What a proxy sends of a body in one message, about.
+const FRAME_BYTES: usize = 16 * 1024;
 
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     let mut group = criterion.benchmark_group("scan");
-    for (name, bytes) in [("chat_1kb", 1_000), ("chat_430kb", 430_000)] {
-        let body = chat(bytes);
+    let cases = [
+        ("chat_1kb", "/v1/chat/completions", chat(1_000)),
+        ("chat_430kb", "/v1/chat/completions", chat(430_000)),
+        ("tools_430kb", "/v1/chat/completions", tools(430_000)),
+        ("quotes_430kb", "/v1/chat/completions", quotes(430_000)),
+        (
+            "token_ids_430kb",
+            "/inference/v1/generate",
+            token_ids(430_000),
+        ),
+    ];
+    for (name, path, body) in &cases {
+        let body = body.as_bytes();
         group.throughput(Throughput::Bytes(body.len() as u64));
-        group.bench_function(name, |bench| {
-            bench.iter(|| Request::scan("/v1/chat/completions", black_box(body.as_bytes())));
+        group.bench_function(*name, |bench| {
+            bench.iter(|| Request::scan(path, black_box(body)))
         });
+        if body.len() > FRAME_BYTES {
+            group.bench_function(format!("{name}_in_frames"), |bench| {
+                bench.iter(|| {
+                    let mut scan = Scan::new(path);
+                    for frame in black_box(body).chunks(FRAME_BYTES) {
+                        scan.feed(frame);
+                    }
+                    scan.request()
+                });
+            });
+        }
     }
     group.finish();
     criterion.final_summary();
@@ -30,4 +55,26 @@ fn chat(bytes: usize) -> String {
     let body =
         json!({"model": "adapter-1", "stream": true, "max_tokens": 256, "messages": messages});
     body.to_string()
+}
+
+/// Tools: many short strings.
+fn tools(bytes: usize) -> String {
+    let tool = json!({"type": "function", "function": {"name": "look_up", "description": "Looks a word up",
+        "parameters": {"type": "object", "properties": {"word": {"type": "string"}}, "required": ["word"]}}});
+    let tools = vec![tool.clone(); bytes / tool.to_string().len()];
+    json!({"model": "adapter-1", "messages": [], "tools": tools}).to_string()
+}
+
+/// Text that is all quotes, the worst there is.
+fn quotes(bytes: usize) -> String {
+    json!({"model": "adapter-1", "messages": [{"content": "\"".repeat(bytes / 2)}]}).to_string()
+}
+
+/// A prompt of token ids.
+fn token_ids(bytes: usize) -> String {
+    let ids: Vec<u32> = (0..bytes as u32 / 7)
+        .map(|id| 100_000 + id % 28_000)
+        .collect();
+    json!({"model": "adapter-1", "token_ids": ids, "sampling_params": {"max_tokens": 256}})
+        .to_string()
 }

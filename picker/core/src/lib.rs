@@ -20,6 +20,7 @@ pub mod seed;
 pub mod endpoint;
 pub mod exposition;
 pub mod route;
+mod json;
 pub mod request;
 pub mod response;
 pub mod adapter;

@@ -452,7 +452,7 @@ fn work(arrival: &Arrival) -> Work {
         .max_tokens
         .map_or(OUTPUT_TOKENS_PRIOR, u64::from);
     Work {
-        prompt_tokens: arrival.request.prompt_bytes.div_ceil(BYTES_PER_TOKEN_PRIOR) as f64,
+        prompt_tokens: arrival.request.prompt_tokens(BYTES_PER_TOKEN_PRIOR) as f64,
         output_tokens: limit.min(OUTPUT_TOKENS_PRIOR) as f64,
     }
 }

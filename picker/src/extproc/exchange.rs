@@ -17,7 +17,7 @@ use envoy_types::pb::envoy::service::ext_proc::v3::{
     HttpBody, HttpHeaders, ProcessingRequest, ProcessingResponse, ProtocolConfiguration,
 };
 use picker_core::endpoint::Subset;
-use picker_core::request::Request;
+use picker_core::request::{Request, Scan};
 use picker_core::response::Response;
 use picker_core::route::Call;
 use picker_core::time::Instant;
@@ -381,20 +381,15 @@ impl Head {
 }
 
 impl Held {
-    /// Reads the body; one that came in a single frame is read where it lies.
+    /// Reads the body, frame by frame.
     fn scan(&self, end: End) -> Request {
-        let joined;
-        let body = match self.frames.as_slice() {
-            [whole] => whole.as_slice(),
-            frames => {
-                joined = frames.concat();
-                joined.as_slice()
-            }
-        };
-        let path = &self.head.path;
+        let mut scan = Scan::new(&self.head.path);
+        for frame in &self.frames {
+            scan.feed(frame);
+        }
         match end {
-            End::Whole | End::Trailers => Request::scan(path, body),
-            End::Open => Request::scan_beginning(path, body, self.head.content_length),
+            End::Whole | End::Trailers => scan.request(),
+            End::Open => scan.request_so_far(self.head.content_length),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use picker_core::endpoint::{Endpoint, EndpointKey, Reading};
 use picker_core::event::{Arrival, Ending, Event, Following};
 use picker_core::member::ReadFailure;
-use picker_core::request::{Api, Body, Request, RequestKey};
+use picker_core::request::{Body, Request, RequestKey};
 use picker_core::time::Instant;
 use picker_core::{Action, Picker, Settings};
 
@@ -308,12 +308,12 @@ const fn key(index: usize) -> RequestKey {
 fn request(job: &Job, adapter_names: &[String]) -> Request {
     let adapter = job.adapter.and_then(|id| adapter_names.get(id.0 as usize));
     Request {
-        api: Api::Completions,
         body: Body::Read,
         model: Some(adapter.map_or(BASE_MODEL, String::as_str).into()),
         streamed: job.streamed,
         max_tokens: job.max_tokens,
         prompt_bytes: job.prompt_bytes,
+        ..Request::of_headers("/v1/completions")
     }
 }
 
