@@ -228,6 +228,7 @@ async fn a_real_envoy_says_the_same() {
         executable: envoy_executable(),
         folder: folder.path().to_owned(),
         picker: told_by_envoy.address,
+        picker_security: None,
         servers: vec![address],
         routes: vec![Route {
             prefix: "/".into(),
