@@ -22,6 +22,7 @@ pub mod exposition;
 pub mod route;
 mod json;
 pub mod request;
+pub mod refusal;
 pub mod response;
 pub mod adapter;
 pub mod member;
