@@ -96,6 +96,21 @@ pub enum ErrandKind {
     ListModels,
 }
 
+/// A request that asks where to go.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// Its `x-request-id`.
+    pub request_id: Arc<str>,
+    /// What is known of it.
+    pub request: Request,
+    /// The endpoints to which the gateway limits the choice.
+    pub subset: Option<Subset>,
+    /// How it will be followed to its end.
+    pub following: Following,
+    /// How many further endpoints are wanted.
+    pub fallbacks: usize,
+}
+
 /// A request that goes nowhere.
 #[derive(Debug)]
 pub struct Refused {
@@ -258,21 +273,17 @@ impl Handle {
     ///
     /// # Errors
     /// [`Refused`] when the pool, or the subset of it, has no endpoint.
-    pub fn pick(
-        &self,
-        request_id: Arc<str>,
-        request: Request,
-        subset: Option<Subset>,
-    ) -> Result<Flight, Refused> {
+    pub fn pick(&self, ask: Ask) -> Result<Flight, Refused> {
         let shared = &self.inner.shared;
         let key = RequestKey(shared.requests.fetch_add(1, Ordering::Relaxed));
+        let request_id = ask.request_id.clone();
         let arrival = Arrival {
             key,
-            request_id,
-            request,
-            subset,
-            following: Following::Full,
-            fallbacks: 0,
+            request_id: ask.request_id,
+            request: ask.request,
+            subset: ask.subset,
+            following: ask.following,
+            fallbacks: ask.fallbacks,
         };
         let mut answer = Err(Refused {
             refusal: Refusal::NoEndpoints,
@@ -283,7 +294,10 @@ impl Handle {
             match action {
                 Action::Picked(pick) if pick.request == key => {
                     self.keep(*pick.receipt);
-                    answer = Ok(Flight::new(self.clone(), key, pick.address));
+                    let id = request_id.clone();
+                    let mut endpoints = pick.fallbacks;
+                    endpoints.insert(0, pick.address);
+                    answer = Ok(Flight::new(self.clone(), key, id, endpoints));
                 }
                 Action::Refused(request, refusal, receipt) if request == key => {
                     let endpoints = receipt.endpoints;

@@ -25,7 +25,7 @@ use tracing::{info, warn};
 use crate::admin::Admin;
 use crate::discovery::file::{FileError, Files};
 use crate::driver::{DriverMetrics, PoolSpec, Pools};
-use crate::extproc::{Edge, Inflight};
+use crate::extproc::{Edge, EdgeMetrics, EdgeSettings, Inflight, Trust};
 use crate::health::HealthService;
 use crate::scrape::{ScrapeMetrics, Scraper};
 use crate::settings::{Security, Serve, SettingsError};
@@ -160,7 +160,13 @@ impl Bound {
         let scraper = Scraper::new(ScrapeMetrics::register(&mut registry))?;
         pools.replace(self.files.specs());
         let readiness = Readiness::new(pools.clone());
-        let inflight = Inflight::default();
+        let draining = CancellationToken::new();
+        let edge = Edge::new(
+            pools.clone(),
+            edge_settings(&self.serve),
+            EdgeMetrics::register(&mut registry),
+            draining.clone(),
+        );
         let stop = CancellationToken::new();
         let mut tasks = Tasks {
             set: JoinSet::new(),
@@ -169,10 +175,9 @@ impl Bound {
 
         let tally = Arc::new(Tally::register(&mut registry));
         for listener in self.ext_proc {
-            let edge = Edge::service(pools.clone(), inflight.clone(), self.serve.body_limit);
             let health = HealthService::server(readiness.clone());
             let incoming = incoming::begun(listener, self.acceptor.clone(), tally.clone());
-            tasks.ext_proc(incoming, Routes::new(edge).add_service(health));
+            tasks.ext_proc(incoming, Routes::new(edge.service()).add_service(health));
         }
         if let Some(mounted) = self.mounted {
             tasks.forever("the certificate", mounted.follow());
@@ -182,6 +187,8 @@ impl Bound {
         let timer = pools.clone();
         tasks.forever("the timer", async move { timer.run_timer().await });
         tasks.forever("the scraper", async move { scraper.run(errands).await });
+        let watches = edge.clone();
+        tasks.forever("the watches", async move { watches.run().await });
         let follow = self.files.follow(pools.clone());
         tasks.forever("discovery by file", async move {
             if let Err(error) = follow.await {
@@ -200,7 +207,11 @@ impl Bound {
         }
         readiness.drain();
         info!("draining");
-        drain(&inflight, self.serve.drain_notice, self.serve.drain_timeout).await;
+        let notice = async {
+            tokio::time::sleep(self.serve.drain_notice).await;
+            draining.cancel();
+        };
+        drain(edge.inflight(), notice, self.serve.drain_timeout).await;
         stop.cancel();
         tasks.set.shutdown().await;
         info!("ended");
@@ -274,6 +285,21 @@ impl Tasks {
     }
 }
 
+fn edge_settings(serve: &Serve) -> EdgeSettings {
+    EdgeSettings {
+        body_limit: serve.body_limit,
+        bodies_limit: serve.memory_limit / 2,
+        body_wait: serve.body_wait,
+        pick_budget: serve.pick_budget,
+        trust: Trust {
+            headers: serve.trust_headers,
+            test_selection: serve.conformance,
+        },
+        fallbacks: serve.fallbacks,
+        ask_for_body: serve.ask_for_body,
+    }
+}
+
 fn log_end<E: std::fmt::Display>(result: Result<(), E>) {
     if let Err(error) = result {
         warn!(%error, "a listener failed");
@@ -307,11 +333,11 @@ fn address(listener: &TcpListener, flag: &'static str) -> Result<SocketAddr, Ser
 /// How often a drain looks whether streams are still open.
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
 
-/// Serves on for `notice`, so that every proxy sees that this process is not ready, and then until no stream is open
-/// or `timeout` has passed in all.
-async fn drain(inflight: &Inflight, notice: Duration, timeout: Duration) {
+/// Serves on until `notice` resolves, by when every proxy has seen that this process is not ready, and then until no stream is
+/// open whose end would lose something, or `timeout` has passed in all.
+async fn drain(inflight: &Inflight, notice: impl Future<Output = ()>, timeout: Duration) {
     let idle = async {
-        tokio::time::sleep(notice).await;
+        notice.await;
         while inflight.count() > 0 {
             tokio::time::sleep(DRAIN_LOOK).await;
         }

@@ -91,6 +91,33 @@ pub struct Serve {
     /// The most bytes of a request's body that are held for its pick; a longer one is picked by its beginning.
     #[arg(long, default_value = "10MiB", value_parser = bytes, value_name = "BYTES")]
     pub body_limit: usize,
+    /// The memory for what has no limit of its own; bodies that wait for a pick take at most half of it.
+    #[arg(long, default_value = "256MiB", value_parser = bytes, value_name = "BYTES")]
+    pub memory_limit: usize,
+    /// How long the rest of a body is waited for after its headers; then the pick is made on what has come.
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    pub body_wait: Duration,
+    /// How long a pick may take, once its request is there; of a body that comes all at once no more is read than fits.
+    #[arg(long, default_value = "50ms", value_parser = duration)]
+    pub pick_budget: Duration,
+    /// How many further endpoints a pick names, in the order to try them. Only for proxies that take a list: Envoy's ORIGINAL_DST
+    /// cluster answers 503 to one.
+    #[arg(long, default_value_t = 0)]
+    pub fallbacks: usize,
+    /// Whether every proxy that sends no bodies is asked for them; each has to allow that (`allow_mode_override`), or its requests
+    /// fail. If not, those are asked whose calls have the metadata `x-pointsman-body: ask`.
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_value_t = false, default_missing_value = "true")]
+    pub ask_for_body: bool,
+    /// Whether control headers of requests, such as the subset hint, count where the proxy's metadata says nothing; only behind a
+    /// proxy that removes those of clients.
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_value_t = false, default_missing_value = "true")]
+    pub trust_headers: bool,
+    /// Whether the request header `test-epp-endpoint-selection` names the endpoint, as conformance tests need it.
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_value_t = false, default_missing_value = "true")]
+    pub conformance: bool,
     /// The form of the log, on standard error.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,

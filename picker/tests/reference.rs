@@ -11,13 +11,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::{Arg, CommandFactory};
-use picker::driver::{DriverMetrics, Errand, ErrandKind, PoolSpec, Pools};
+use picker::driver::{Ask, DriverMetrics, Errand, ErrandKind, PoolSpec, Pools};
+use picker::extproc::EdgeMetrics;
 use picker::scrape::{ScrapeMetrics, Scraper};
 use picker::settings::Arguments;
 use picker::telemetry;
 use picker::tls::{Connection, Refusal, Tally};
 use picker_core::Settings;
 use picker_core::endpoint::{Endpoint, EndpointKey};
+use picker_core::event::Following;
 use picker_core::request::Request;
 use picker_core::route::PoolKey;
 use prometheus_client::encoding::text::encode;
@@ -203,6 +205,7 @@ async fn exposition() -> String {
     pick_and_refuse(&pools, &full, &empty);
     scrape_once(&pools, &full, endpoint.address, scraper).await;
     connect_and_refuse(&Tally::register(&mut registry)).await;
+    drop(EdgeMetrics::register(&mut registry));
     let states = pools
         .all()
         .iter()
@@ -234,10 +237,17 @@ fn dead_endpoint() -> Endpoint {
 fn pick_and_refuse(pools: &Pools, full: &PoolKey, empty: &PoolKey) {
     let pick = |pool: &PoolKey, id: &str| {
         let handle = pools.get(pool).expect("the pool is there");
-        handle.pick(Arc::from(id), Request::of_headers("/v1/completions"), None)
+        handle.pick(Ask {
+            request_id: Arc::from(id),
+            request: Request::of_headers("/v1/completions"),
+            subset: None,
+            following: Following::Full,
+            fallbacks: 0,
+        })
     };
-    let flight = pick(full, "one").expect("there is an endpoint");
+    let mut flight = pick(full, "one").expect("there is an endpoint");
     flight.first_token();
+    flight.ending.status = Some(200);
     drop(flight);
     pick(empty, "two").expect_err("there is none");
 }

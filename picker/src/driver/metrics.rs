@@ -22,6 +22,7 @@ pub struct DriverMetrics {
     refusals: Family<OfRefusal, Counter>,
     pick_duration: Histogram,
     ended: Family<OfEnd, Counter>,
+    responses: Family<OfStatus, Counter>,
     ttft: Family<OfPool, Histogram>,
     in_flight: Family<OfPool, Gauge>,
     endpoints: Family<OfState, Gauge>,
@@ -44,6 +45,12 @@ struct OfRefusal {
 struct OfEnd {
     pool: String,
     end: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfStatus {
+    pool: String,
+    status: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -76,6 +83,7 @@ impl DriverMetrics {
             refusals: Family::default(),
             pick_duration: Histogram::new(PICK_BUCKETS),
             ended: Family::default(),
+            responses: Family::default(),
             ttft: Family::new_with_constructor(|| Histogram::new(TTFT_BUCKETS)),
             in_flight: Family::default(),
             endpoints: Family::default(),
@@ -96,6 +104,11 @@ impl DriverMetrics {
             m.pick_duration.clone(),
         );
         registry.register("pointsman_ended", "Requests over, by how", m.ended.clone());
+        registry.register(
+            "pointsman_responses",
+            "Responses of servers, or of the proxy in their place, by status; refusals of ours are not among them",
+            m.responses.clone(),
+        );
         registry.register_with_unit(
             "pointsman_ttft",
             "From decision to first token of streamed responses",
@@ -156,6 +169,13 @@ impl DriverMetrics {
                 end,
             })
             .inc();
+        if let Some(status) = outcome.status {
+            let labels = OfStatus {
+                pool: pool.clone(),
+                status: class_of(status),
+            };
+            self.responses.get_or_create(&labels).inc();
+        }
         if let Some(ttft_ms) = outcome.ttft_ms {
             self.ttft
                 .get_or_create(&OfPool { pool })
@@ -197,6 +217,17 @@ impl DriverMetrics {
                 self.foreign.get_or_create(&labels).set(one.foreign);
             }
         }
+    }
+}
+
+/// The class of a status, so that a server cannot make up label values.
+fn class_of(status: u16) -> &'static str {
+    match status {
+        200..300 => "2xx",
+        300..400 => "3xx",
+        400..500 => "4xx",
+        500..600 => "5xx",
+        _ => "other",
     }
 }
 

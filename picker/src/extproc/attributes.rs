@@ -1,11 +1,15 @@
-//! What the proxy says beside the HTTP message: headers, the subset hint, the endpoint that served.
+//! What the proxy says beside the body: headers, the subset hint, the endpoint that served.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::SystemTime;
 
 use envoy_types::pb::envoy::config::core::v3::{HeaderMap, HeaderValue, Metadata};
 use envoy_types::pb::google::protobuf::Value;
 use envoy_types::pb::google::protobuf::value::Kind;
 use picker_core::endpoint::Subset;
+use picker_core::request::MODEL_HEADER;
 
 /// The header, and the key of dynamic metadata, that says where a request goes.
 pub(super) const DESTINATION: &str = "x-gateway-destination-endpoint";
@@ -14,14 +18,93 @@ pub(super) const NAMESPACE: &str = "envoy.lb";
 const SERVED: &str = "x-gateway-destination-endpoint-served";
 const SUBSET_NAMESPACE: &str = "envoy.lb.subset_hint";
 const SUBSET: &str = "x-gateway-destination-endpoint-subset";
+/// Where the tests of the Inference Extension want a request to go.
+const TEST_SELECTION: &str = "test-epp-endpoint-selection";
 
-/// The value of a header; names come in lower case, values in `raw_value` or, from older proxies, in `value`.
+/// Request headers by which a client could steer pickers, gateways and the sidecars of model servers. They are for the proxy
+/// to set; none goes on to a model server. Names of the Inference Extension and of llm-d's router, old and new.
+/// ([`DESTINATION`] is not among them: every pick overwrites it.)
+const CONTROL: [&str; 20] = [
+    "test-epp-endpoint-selection",
+    "x-data-parallel-host-port",
+    "x-encoder-hosts-ports",
+    "x-gateway-destination-endpoint-fallback",
+    "x-gateway-destination-endpoint-served",
+    "x-gateway-destination-endpoint-subset",
+    "x-gateway-inference-fairness-id",
+    "x-gateway-inference-objective",
+    "x-gateway-model-name-rewrite",
+    "x-kv-cache-source-host-port",
+    "x-llm-d-inference-fairness-id",
+    "x-llm-d-inference-objective",
+    "x-llm-d-model-name-rewrite",
+    "x-llm-d-slo-tpot-ms",
+    "x-llm-d-slo-ttft-ms",
+    "x-prefiller-host-port",
+    "x-session-id",
+    "x-session-token",
+    "x-slo-tpot-ms",
+    "x-slo-ttft-ms",
+];
+
+/// The longest request id that is kept: it stands in memory once for each receipt.
+const REQUEST_ID_MAX_BYTES: usize = 256;
+
+/// Which headers of clients are believed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Trust {
+    /// Control headers count where the proxy's metadata says nothing.
+    pub headers: bool,
+    /// The header by which conformance tests name the endpoint counts.
+    pub test_selection: bool,
+}
+
+/// What the headers of a request say.
+#[derive(Clone, Debug)]
+pub(super) struct Head {
+    pub(super) path: String,
+    pub(super) request_id: Arc<str>,
+    /// Whether the id is ours, and to be set.
+    pub(super) new_id: bool,
+    /// The model, where a filter before us has put it into a header.
+    pub(super) model: Option<String>,
+    /// The length of the body, where the client says it.
+    pub(super) content_length: Option<u64>,
+    /// Control headers that stand there, and are to be removed.
+    pub(super) control: Vec<&'static str>,
+    /// The endpoint that a test selects.
+    pub(super) selected: Option<Subset>,
+    /// The endpoints to which a believed header limits the choice.
+    pub(super) subset: Option<Subset>,
+}
+
+impl Head {
+    pub(super) fn of(headers: Option<&HeaderMap>, trust: Trust) -> Self {
+        let header = |name| header(headers, name);
+        let id =
+            header("x-request-id").filter(|id| !id.is_empty() && id.len() <= REQUEST_ID_MAX_BYTES);
+        let listed = |name| header(name).map(|list| Subset::parse([list]));
+        Self {
+            path: header(":path").unwrap_or_default().to_owned(),
+            new_id: id.is_none(),
+            model: header(MODEL_HEADER).map(str::to_owned),
+            content_length: header("content-length").and_then(|length| length.parse().ok()),
+            request_id: id.map_or_else(new_request_id, Arc::from),
+            control: control(headers),
+            selected: listed(TEST_SELECTION).filter(|_| trust.test_selection),
+            subset: listed(SUBSET).filter(|_| trust.headers),
+        }
+    }
+}
+
+/// The value of a header, of several the last; names come in lower case, values in `raw_value` or, from older proxies, in
+/// `value`.
 pub(super) fn header<'a>(headers: Option<&'a HeaderMap>, name: &str) -> Option<&'a str> {
     let found = headers?
         .headers
         .iter()
         .rev()
-        .find(|header| header.key == name)?;
+        .find(|header| header.key.eq_ignore_ascii_case(name))?;
     text(found)
 }
 
@@ -31,6 +114,22 @@ fn text(header: &HeaderValue) -> Option<&str> {
     } else {
         std::str::from_utf8(&header.raw_value).ok()
     }
+}
+
+/// The control headers among `headers`, each once.
+fn control(headers: Option<&HeaderMap>) -> Vec<&'static str> {
+    let mut found = Vec::new();
+    for header in headers.iter().flat_map(|headers| &headers.headers) {
+        let name = CONTROL
+            .iter()
+            .find(|name| header.key.eq_ignore_ascii_case(name));
+        if let Some(name) = name
+            && !found.contains(name)
+        {
+            found.push(*name);
+        }
+    }
+    found
 }
 
 /// The endpoints to which the proxy limits the choice; `None` if it gives no hint.
@@ -57,11 +156,26 @@ pub(super) fn subset(metadata: Option<&Metadata>) -> Option<Subset> {
 /// The endpoint that the proxy says served the request.
 pub(super) fn served(metadata: Option<&Metadata>) -> Option<SocketAddr> {
     match value(metadata, NAMESPACE, SERVED)?.kind.as_ref()? {
-        Kind::StringValue(address) => address.parse().ok(),
+        Kind::StringValue(address) => address.trim().parse().ok(),
         _ => None,
     }
 }
 
 fn value<'a>(metadata: Option<&'a Metadata>, namespace: &str, key: &str) -> Option<&'a Value> {
     metadata?.filter_metadata.get(namespace)?.fields.get(key)
+}
+
+/// An id for a request that came without: unlike those of other replicas and of earlier lives of this one.
+fn new_request_id() -> Arc<str> {
+    static LIFE: LazyLock<u128> = LazyLock::new(|| {
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        since_1970.unwrap_or_default().as_nanos() ^ u128::from(std::process::id()).rotate_left(64)
+    });
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    format!(
+        "pointsman-{:x}-{}",
+        *LIFE,
+        COUNT.fetch_add(1, Ordering::Relaxed)
+    )
+    .into()
 }

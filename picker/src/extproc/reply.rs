@@ -1,53 +1,217 @@
 //! What goes back to the proxy: a pick, a refusal, bodies and trailers, as ext_proc messages.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
+use envoy_types::pb::envoy::extensions::filters::http::ext_proc::v3::ProcessingMode;
+use envoy_types::pb::envoy::extensions::filters::http::ext_proc::v3::processing_mode::{
+    BodySendMode, HeaderSendMode,
+};
 use envoy_types::pb::envoy::service::ext_proc::v3::body_mutation::Mutation;
 use envoy_types::pb::envoy::service::ext_proc::v3::processing_response::Response;
 use envoy_types::pb::envoy::service::ext_proc::v3::{
-    BodyMutation, BodyResponse, CommonResponse, HeaderMutation, HeadersResponse, ImmediateResponse,
-    ProcessingResponse, StreamedBodyResponse, TrailersResponse,
+    BodyMutation, BodyResponse, CommonResponse, HeaderMutation, HeadersResponse, HttpBody,
+    ImmediateResponse, ProcessingResponse, StreamedBodyResponse, TrailersResponse,
 };
 use envoy_types::pb::envoy::r#type::v3::HttpStatus;
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{Struct, Value};
 
 use super::attributes::{DESTINATION, NAMESPACE};
+use super::modes::Follow;
 
 /// The most body bytes in one message: proxies ask for 64 KiB at most, header included.
 pub(super) const FRAME_MAX_BYTES: usize = 62_000;
 
-/// Sends the request to `address`; the header and the metadata say the same.
-pub(super) fn picked(address: SocketAddr, new_request_id: Option<&str>) -> ProcessingResponse {
-    let address = address.to_string();
-    let mut set_headers = vec![set(DESTINATION, &address)];
-    set_headers.extend(new_request_id.map(|id| set("x-request-id", id)));
-    let mutation = HeaderMutation {
-        set_headers,
-        remove_headers: Vec::new(),
+/// What goes back, in order. A frame too long for one message is cut when its turn comes, so that no body lies in memory
+/// twice.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    queue: VecDeque<Answer>,
+}
+
+#[derive(Debug)]
+enum Answer {
+    Message(Box<ProcessingResponse>),
+    Frame(Frame),
+}
+
+/// A frame of a body, or what is left of it.
+#[derive(Debug)]
+struct Frame {
+    half: Half,
+    body: HttpBody,
+    /// Bytes of it that have gone.
+    gone: usize,
+    /// The most bytes in one message.
+    piece_max: usize,
+}
+
+impl Answers {
+    pub(super) fn push(&mut self, answer: ProcessingResponse) {
+        self.queue.push_back(Answer::Message(Box::new(answer)));
+    }
+
+    /// Gives a frame back as it came, in a full-duplex mode; only one over [`FRAME_MAX_BYTES`] is cut, and never a message
+    /// of gRPC.
+    pub(super) fn push_frame(&mut self, half: Half, body: HttpBody, messages: bool) {
+        let piece_max = if messages {
+            usize::MAX
+        } else {
+            FRAME_MAX_BYTES
+        };
+        self.queue.push_back(Answer::Frame(Frame {
+            half,
+            body,
+            gone: 0,
+            piece_max,
+        }));
+    }
+
+    /// The next message; `None` once everything has gone.
+    pub(super) fn pop(&mut self) -> Option<ProcessingResponse> {
+        match self.queue.pop_front()? {
+            Answer::Message(message) => Some(*message),
+            Answer::Frame(mut frame) => {
+                let message = frame.next();
+                if frame.gone < frame.body.body.len() {
+                    self.queue.push_front(Answer::Frame(frame));
+                }
+                Some(message)
+            }
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.queue.clear();
+    }
+}
+
+impl Frame {
+    fn next(&mut self) -> ProcessingResponse {
+        let left = self.body.body.len() - self.gone;
+        if left > self.piece_max {
+            let piece = &self.body.body[self.gone..self.gone + self.piece_max];
+            self.gone += self.piece_max;
+            return streamed(
+                self.half,
+                StreamedBodyResponse {
+                    body: piece.to_vec(),
+                    ..StreamedBodyResponse::default()
+                },
+            );
+        }
+        let body = if self.gone == 0 {
+            std::mem::take(&mut self.body.body)
+        } else {
+            self.body.body[self.gone..].to_vec()
+        };
+        self.gone = self.body.body.len();
+        streamed(
+            self.half,
+            StreamedBodyResponse {
+                body,
+                end_of_stream: self.body.end_of_stream,
+                end_of_stream_without_message: self.body.end_of_stream_without_message,
+                grpc_message_compressed: self.body.grpc_message_compressed,
+                drain_complete: false,
+            },
+        )
+    }
+}
+
+/// Which message of a request carries its pick.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// The answer to its headers.
+    Headers,
+    /// The answer to its body, where the proxy holds the headers until then.
+    Body,
+    /// The answer to its trailers, since no body came before them: metadata alone, as the headers cannot be reached.
+    Trailers,
+}
+
+/// A pick, as it is told.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Picked<'a> {
+    /// The endpoint, and after it those to try next.
+    pub(super) endpoints: &'a [SocketAddr],
+    /// The request's id, if it came without.
+    pub(super) new_request_id: Option<&'a str>,
+    /// Headers that are not to go on.
+    pub(super) remove: &'a [&'static str],
+}
+
+impl Picked<'_> {
+    /// Sends the request to its endpoint; the header and the metadata say the same.
+    pub(super) fn answer(&self, place: Place) -> ProcessingResponse {
+        let list: Vec<String> = self.endpoints.iter().map(ToString::to_string).collect();
+        let list = list.join(",");
+        let mut set_headers = vec![set(DESTINATION, &list)];
+        set_headers.extend(self.new_request_id.map(|id| set("x-request-id", id)));
+        let common = CommonResponse {
+            header_mutation: Some(HeaderMutation {
+                set_headers,
+                remove_headers: self.remove.iter().map(ToString::to_string).collect(),
+            }),
+            ..CommonResponse::default()
+        };
+        let response = match place {
+            Place::Headers => Response::RequestHeaders(HeadersResponse {
+                response: Some(common),
+            }),
+            Place::Body => Response::RequestBody(BodyResponse {
+                response: Some(common),
+            }),
+            Place::Trailers => Response::RequestTrailers(TrailersResponse::default()),
+        };
+        let destination = Value {
+            kind: Some(Kind::StringValue(list)),
+        };
+        let inner = Value {
+            kind: Some(Kind::StructValue(object(DESTINATION, destination))),
+        };
+        ProcessingResponse {
+            dynamic_metadata: Some(object(NAMESPACE, inner)),
+            ..message(response)
+        }
+    }
+}
+
+/// Asks for the request's body, where the proxy was configured to send none by itself and allows that to be changed: in
+/// full duplex, so that the pick may wait for it. `follow` says what is wanted of the response.
+pub(super) fn ask_for_body(follow: Follow) -> ProcessingResponse {
+    let send = |wanted| {
+        i32::from(if wanted {
+            HeaderSendMode::Send
+        } else {
+            HeaderSendMode::Skip
+        })
     };
-    let common = CommonResponse {
-        header_mutation: Some(mutation),
-        ..Default::default()
+    let full = follow == Follow::Full;
+    let watched = full || follow == Follow::Watched;
+    let response_body_mode = if full {
+        BodySendMode::FullDuplexStreamed
+    } else {
+        BodySendMode::None
     };
-    let destination = Value {
-        kind: Some(Kind::StringValue(address)),
+    let mode = ProcessingMode {
+        request_header_mode: send(true),
+        request_body_mode: BodySendMode::FullDuplexStreamed.into(),
+        request_trailer_mode: send(true),
+        response_header_mode: send(watched),
+        response_body_mode: response_body_mode.into(),
+        response_trailer_mode: send(watched),
     };
-    let inner = object(DESTINATION, destination);
-    let metadata = object(
-        NAMESPACE,
-        Value {
-            kind: Some(Kind::StructValue(inner)),
-        },
-    );
     ProcessingResponse {
-        dynamic_metadata: Some(metadata),
-        ..message(Response::RequestHeaders(HeadersResponse {
-            response: Some(common),
-        }))
+        mode_override: Some(mode),
+        ..ProcessingResponse::default()
     }
 }
 
@@ -74,11 +238,15 @@ pub(super) fn immediate(status: u16, reason: &str, text: &str) -> ProcessingResp
     }))
 }
 
-/// Lets headers of a response pass.
-pub(super) fn response_headers() -> ProcessingResponse {
-    message(Response::ResponseHeaders(HeadersResponse {
+/// Lets headers pass unchanged.
+pub(super) fn headers(half: Half) -> ProcessingResponse {
+    let response = HeadersResponse {
         response: Some(CommonResponse::default()),
-    }))
+    };
+    message(match half {
+        Half::Request => Response::RequestHeaders(response),
+        Half::Response => Response::ResponseHeaders(response),
+    })
 }
 
 /// Which half of the exchange a message belongs to.
@@ -90,27 +258,7 @@ pub(super) enum Half {
     Response,
 }
 
-/// Gives a body back piece by piece; only a piece over [`FRAME_MAX_BYTES`] is cut.
-pub(super) fn streamed_body(
-    half: Half,
-    mut piece: Vec<u8>,
-    end_of_stream: bool,
-    send: &mut impl FnMut(ProcessingResponse),
-) {
-    while piece.len() > FRAME_MAX_BYTES {
-        let rest = piece.split_off(FRAME_MAX_BYTES);
-        send(streamed_frame(half, piece, false));
-        piece = rest;
-    }
-    send(streamed_frame(half, piece, end_of_stream));
-}
-
-fn streamed_frame(half: Half, piece: Vec<u8>, end_of_stream: bool) -> ProcessingResponse {
-    let frame = StreamedBodyResponse {
-        body: piece,
-        end_of_stream,
-        ..Default::default()
-    };
+fn streamed(half: Half, frame: StreamedBodyResponse) -> ProcessingResponse {
     let mutation = BodyMutation {
         mutation: Some(Mutation::StreamedResponse(frame)),
     };
