@@ -23,7 +23,7 @@ pub(crate) trait Reader {
     fn on_key(&mut self, key: Key<'_>) -> Want;
 
     /// A value that was wanted begins at this byte of the text.
-    fn on_begin(&mut self, _at: u64) {}
+    fn on_begin(&mut self, _kind: Kind, _at: u64) {}
 
     /// A value that was wanted has ended.
     fn on_value(&mut self, value: Value<'_>);
@@ -195,27 +195,29 @@ impl Walk {
             }
             self.want = Want::Nothing;
         }
-        self.begin = self.before + at as u64;
-        let kept = if self.want == Want::Value {
-            reader.on_begin(self.begin);
-            TEXT_MAX_BYTES
-        } else {
-            0
-        };
-        self.state = match byte {
-            b'"' => {
-                self.text.begin(kept);
-                State::ValueText
+        let kind = match byte {
+            b'"' => Kind::String,
+            b'{' | b'[' => Kind::Nested,
+            _ if is_plain(byte) => Kind::Plain,
+            _ => {
+                self.state = State::Failed;
+                return;
             }
-            b'{' | b'[' => {
+        };
+        self.begin = self.before + at as u64;
+        let mut kept = 0;
+        if self.want == Want::Value {
+            kept = TEXT_MAX_BYTES;
+            reader.on_begin(kind, self.begin);
+        }
+        self.text.begin(kept);
+        self.state = match kind {
+            Kind::String => State::ValueText,
+            Kind::Plain => State::Plain,
+            Kind::Nested => {
                 self.measure = Measure::of_value(byte);
                 State::Nested
             }
-            b'-' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => {
-                self.text.begin(kept);
-                State::Plain
-            }
-            _ => State::Failed,
         };
     }
 

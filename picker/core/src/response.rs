@@ -4,10 +4,12 @@ use memchr::memmem;
 use serde::Deserialize;
 
 use self::lines::Lines;
+pub use self::rename::Rename;
 use self::usage::Report;
 pub use self::usage::Usage;
 
 mod lines;
+mod rename;
 mod usage;
 
 /// How much of the end of a plain JSON body is kept, for the `usage` object in it.

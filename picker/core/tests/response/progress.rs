@@ -1,37 +1,10 @@
 //! Responses as they pass: recorded answers of vLLM, fed whole, byte by byte and cut anywhere.
 
-use std::fs;
-use std::path::Path;
-
 use picker_core::response::{Response, Usage};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
-/// A recorded answer: status line and headers, an empty line, the body.
-struct Recorded {
-    status: u16,
-    content_type: String,
-    body: Vec<u8>,
-}
-
-fn recorded(name: &str) -> Recorded {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fixtures/vllm/http")
-        .join(name);
-    let answer = fs::read(path).expect("fixture is readable");
-    let split = memchr::memmem::find(&answer, b"\r\n\r\n").expect("headers end");
-    let head = std::str::from_utf8(&answer[..split]).expect("headers are text");
-    let status = head.split(' ').nth(1).expect("a status line");
-    let content_type = head
-        .lines()
-        .find_map(|line| line.strip_prefix("content-type: "))
-        .expect("a content type");
-    Recorded {
-        status: status.parse().expect("a status is a number"),
-        content_type: content_type.to_owned(),
-        body: answer[split + 4..].to_vec(),
-    }
-}
+use crate::recorded::{Recorded, recorded};
 
 /// All that a response tells in the end.
 #[derive(Clone, Debug, PartialEq)]
