@@ -46,10 +46,10 @@ pub struct Cell {
     pub load_max_over_mean: f64,
     /// Requests that were not answered in full.
     pub errors: usize,
-    /// Mean time to first token over the oracle's, less 1.
-    pub regret: f64,
+    /// Mean time to first token over the oracle's, less 1; `None` where the oracle did not run.
+    pub regret: Option<f64>,
     /// By metric, half the width of the 95 % interval (Student's t) of the ratio to the oracle, paired by seed, as a fraction;
-    /// of the oracle, that of its own values. Left out where a single seed allows none, or values are 0.
+    /// of the oracle, and where it did not run, that of the policy's own values. Left out where a single seed allows none, or values are 0.
     pub ci95: BTreeMap<&'static str, f64>,
     /// A number that two benches share when all of the cell's requests went the same way at the same times.
     pub trace_hash: String,
@@ -154,7 +154,7 @@ impl Cell {
             adapter_loads_per_1000: mean(Trace::adapter_loads_per_1000),
             load_max_over_mean: mean(Trace::load_max_over_mean),
             errors: traces.iter().map(Trace::errors).sum(),
-            regret: ttft_ms.mean / self::ttft_ms(oracle).mean - 1.0,
+            regret: (!oracle.is_empty()).then(|| ttft_ms.mean / self::ttft_ms(oracle).mean - 1.0),
             ci95: intervals(policy, traces, oracle),
             trace_hash: format!("{:016x}", hash(traces)),
         }
@@ -164,9 +164,10 @@ impl Cell {
 fn intervals(policy: Policy, traces: &[Trace], oracle: &[Trace]) -> BTreeMap<&'static str, f64> {
     let interval = |(name, of): Metric| {
         let values: Vec<f64> = traces.iter().map(of).collect();
-        let others: Vec<f64> = match policy {
-            Policy::Oracle => vec![1.0; values.len()],
-            _ => oracle.iter().map(of).collect(),
+        let others: Vec<f64> = if policy == Policy::Oracle || oracle.is_empty() {
+            vec![1.0; values.len()]
+        } else {
+            oracle.iter().map(of).collect()
         };
         let half_width = Ratio::paired(&values, &others)?.fraction()?;
         Some((name, half_width))

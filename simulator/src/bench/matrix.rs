@@ -40,6 +40,8 @@ pub struct Scenario {
     pub rate_of_capacity: f64,
     /// Who chooses the server.
     pub policies: Vec<Policy>,
+    /// Whether the oracle runs as the measure of regret where it is none of the policies.
+    pub oracle: bool,
 }
 
 /// How long a run is.
@@ -93,6 +95,7 @@ impl Scenario {
             seeds: 5,
             rate_of_capacity: workload.rate_of_capacity(),
             policies: Policy::ALL.to_vec(),
+            oracle: true,
             workload,
         }
     }
@@ -107,10 +110,10 @@ impl Scenario {
         format!("{}{drawn}-{}", self.workload.name, self.rate_of_capacity)
     }
 
-    /// The policies, and the oracle if it is none of them.
+    /// The policies, and the oracle if it is none of them and to measure by.
     pub(super) fn policies_and_oracle(&self) -> Vec<Policy> {
         let mut policies = self.policies.clone();
-        if !policies.contains(&Policy::Oracle) {
+        if self.oracle && !policies.contains(&Policy::Oracle) {
             policies.push(Policy::Oracle);
         }
         policies
@@ -200,6 +203,7 @@ struct Line {
     seconds: Option<NonZero<u32>>,
     seeds: Option<NonZero<u64>>,
     policies: Option<Vec<Policy>>,
+    oracle: Option<bool>,
 }
 
 /// Reads a file of cells; its traces are named relative to it.
@@ -259,6 +263,7 @@ impl Line {
             },
             seeds: self.seeds.map_or(usual.seeds, NonZero::get),
             policies: self.policies.unwrap_or(usual.policies),
+            oracle: self.oracle.unwrap_or(usual.oracle),
             ..usual
         };
         let usual_rate = scenario.rate_of_capacity;
@@ -293,7 +298,7 @@ mod tests {
         let text = "seeds = 2\nwarm_up_seconds = 5\nseconds = 10\nfollow = \"watched\"\n\
                     [[cell]]\nworkload = \"lora\"\nrates_of_capacity = [0.5, 0.9]\npolicies = [\"p2c\"]\n\
                     [[cell]]\nworkload = \"hetero\"\nseconds = 7\nservers = 3\nlimits = \"loose\"\n\
-                    constants = \"drawn\"\n";
+                    constants = \"drawn\"\npolicies = [\"p2c\"]\noracle = false\n";
         let scenarios = parse(text, Path::new(".")).expect("valid");
         let numbers: Vec<_> = scenarios
             .iter()
@@ -321,7 +326,7 @@ mod tests {
             scenarios[0].policies_and_oracle(),
             [Policy::P2c, Policy::Oracle]
         );
-        assert_eq!(scenarios[2].policies, Policy::ALL);
+        assert_eq!(scenarios[2].policies_and_oracle(), [Policy::P2c]);
         let names: Vec<_> = scenarios.iter().map(Scenario::name).collect();
         assert_eq!(names, ["lora-0.5", "lora-0.9", "hetero-drawn-0.7"]);
     }

@@ -51,7 +51,7 @@ fn write_cells(out: &mut impl Write, report: &Report) -> io::Result<()> {
         let interval = cell.ci95.get("ttft_mean");
         writeln!(
             out,
-            "{:<20}{:<14}{:>10.0}{:>10.0}{:>10.0}{:>12.0}{:>9.3}{:>12.1}{:>10.2}{:>9.2}{:>9}{:>8}",
+            "{:<20}{:<14}{:>10.0}{:>10.0}{:>10.0}{:>12.0}{:>9.3}{:>12.1}{:>10.2}{:>9}{:>9}{:>8}",
             cell.name,
             policy_name(cell.policy),
             cell.ttft_ms.p50,
@@ -61,7 +61,7 @@ fn write_cells(out: &mut impl Write, report: &Report) -> io::Result<()> {
             cell.goodput,
             cell.adapter_loads_per_1000,
             cell.load_max_over_mean,
-            cell.regret,
+            number(cell.regret),
             interval.map_or("-".to_owned(), |half| format!("{:.1} %", half * 100.0)),
             cell.errors
         )?;
@@ -89,9 +89,9 @@ fn write_verdicts(out: &mut impl Write, report: &Report) -> io::Result<()> {
         let [ttft, e2e] = cell::JUDGED.map(|(metric, _)| standing(metric));
         writeln!(
             out,
-            "{:<20}{ttft:<34}{e2e:<34}{:>7.2}  {}",
+            "{:<20}{ttft:<34}{e2e:<34}{:>7}  {}",
             verdict.cell,
-            verdict.regret,
+            number(verdict.regret),
             verdict.misses.join("; ")
         )?;
     }
@@ -105,13 +105,15 @@ fn write_verdicts(out: &mut impl Write, report: &Report) -> io::Result<()> {
 }
 
 fn text(standing: &Standing) -> String {
-    let upper = standing
-        .upper
-        .map_or("-".to_owned(), |upper| format!("{upper:.2}"));
+    let upper = number(standing.upper);
     let word = if standing.best_or_tied { "" } else { " LOST" };
     format!(
         "{:.2} <= {upper} {}{word}",
         standing.ratio,
         policy_name(standing.best_rival)
     )
+}
+
+fn number(known: Option<f64>) -> String {
+    known.map_or("-".to_owned(), |known| format!("{known:.2}"))
 }

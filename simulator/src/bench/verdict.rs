@@ -60,8 +60,8 @@ pub struct Verdict {
     pub cell: String,
     /// By metric.
     pub standings: BTreeMap<&'static str, Standing>,
-    /// Mean time to first token over the oracle's, less 1.
-    pub regret: f64,
+    /// Mean time to first token over the oracle's, less 1, where that ran.
+    pub regret: Option<f64>,
     /// The most that it may be, where there is a target.
     pub regret_max: Option<f64>,
     /// What is wrong with it; empty where every target is met.
@@ -206,8 +206,9 @@ impl Verdict {
                 self.misses.push(format!("{metric}: {ratio:.2} of {rival}"));
             }
         }
-        if let Some(most) = self.regret_max.filter(|&most| self.regret > most) {
-            let regret = self.regret;
+        if let (Some(regret), Some(most)) = (self.regret, self.regret_max)
+            && regret > most
+        {
             self.misses
                 .push(format!("regret {regret:.2}, at most {most}"));
         }
