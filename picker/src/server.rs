@@ -1,5 +1,6 @@
 //! The server: binds, spawns, and ends what it spawned. Tasks are spawned here and nowhere else.
 
+mod http2;
 mod incoming;
 
 use std::collections::BTreeSet;
@@ -32,10 +33,6 @@ use crate::settings::{Security, Serve, SettingsError};
 use crate::shutdown::Readiness;
 use crate::telemetry;
 use crate::tls::{Acceptor, CertificateError, Connection, Mounted, Served, Tally};
-
-/// Windows of HTTP/2: a prompt of 1 MiB comes without waiting for the other side.
-const STREAM_WINDOW_BYTES: u32 = 1 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
 /// Why the server could not start, or ended.
 #[derive(Debug, Error)]
@@ -231,9 +228,7 @@ impl Tasks {
         incoming: impl Stream<Item = io::Result<Connection>> + Send + 'static,
         services: Routes,
     ) {
-        let serving = Server::builder()
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        let serving = http2::server()
             .add_routes(services)
             .serve_with_incoming_shutdown(incoming, self.stop.clone().cancelled_owned());
         self.forever("ext_proc", async move { log_end(serving.await) });

@@ -20,9 +20,11 @@ pub use self::connection::Connection;
 pub use self::refusal::Refusal;
 pub use self::tally::Tally;
 
+use self::connection::Stream;
+
 /// The first byte of a TLS connection: the content type of a handshake record (RFC 8446, 5.1).
 const TLS: u8 = 22;
-/// The first byte of an HTTP/2 connection in plaintext: its preface is `PRI * HTTP/2.0` (RFC 9113, 3.4).
+/// The first byte of an HTTP/2 connection in plaintext, of its preface `PRI * HTTP/2.0` (RFC 9113, 3.4).
 const HTTP2: u8 = b'P';
 
 /// Begins connections.
@@ -64,8 +66,8 @@ impl Acceptor {
     /// do.
     ///
     /// # Errors
-    /// The [`Refusal`]; [`Refusal::Slow`] for a peer that is not `within` this time for its first byte, or for its
-    /// handshake.
+    /// The [`Refusal`]; [`Refusal::Slow`] for a peer that is not `within` this time for its first byte, or for what has to
+    /// follow it.
     pub async fn accept(
         &self,
         tcp: TcpStream,
@@ -79,26 +81,31 @@ impl Acceptor {
             Ok(_) => return Ok(None),
         }
         match (first[0], &self.certificate) {
-            (TLS, Some(certificate)) => {
-                let handshake = TlsAcceptor::from(certificate.current()).accept(tcp);
-                match timeout(within, handshake).await {
-                    Err(_) => Err(Refusal::Slow(within)),
-                    Ok(Ok(stream)) => Ok(Some(Connection::Tls(Box::new(stream)))),
-                    Ok(Err(error)) => Err(Refusal::of_handshake(&error, certificate)),
-                }
-            }
             (TLS, None) => {
                 say(tcp, TLS_ALERT, within).await;
                 Err(Refusal::TlsIsOff)
             }
-            (HTTP2, _) if self.plaintext => Ok(Some(Connection::Plaintext(tcp))),
-            (HTTP2, _) => {
+            (HTTP2, _) if !self.plaintext => {
                 say(tcp, HTTP2_GOAWAY, within).await;
                 Err(Refusal::PlaintextIsOff)
             }
-            (byte, _) => Err(Refusal::Unknown(byte)),
+            (TLS, Some(certificate)) => {
+                let begun = timeout(within, begin_tls(tcp, certificate)).await;
+                begun.unwrap_or(Err(Refusal::Slow(within)))
+            }
+            (_, _) => {
+                let begun = timeout(within, Connection::begin(Stream::Plaintext(tcp))).await;
+                begun.unwrap_or(Err(Refusal::Slow(within)))
+            }
         }
     }
+}
+
+async fn begin_tls(tcp: TcpStream, certificate: &Served) -> Result<Option<Connection>, Refusal> {
+    let acceptor = TlsAcceptor::from(certificate.current());
+    let stream = acceptor.accept(tcp).await;
+    let stream = stream.map_err(|error| Refusal::of_handshake(&error, certificate))?;
+    Connection::begin(Stream::Tls(Box::new(stream))).await
 }
 
 /// A fatal alert, `handshake_failure` (RFC 8446, 6).
@@ -139,7 +146,9 @@ mod tests {
             (Acceptor::both(served.clone()), &[TLS, 3, 1], "slow"),
             (Acceptor::tls_only(served), &[HTTP2], "plaintext_is_off"),
             (Acceptor::plaintext_only(), &[TLS], "tls_is_off"),
-            (Acceptor::plaintext_only(), &[0], "unknown_protocol"),
+            (Acceptor::plaintext_only(), b"PRI * H", "slow"),
+            (Acceptor::plaintext_only(), b"PRI * HTTP/1", "no_preface"),
+            (Acceptor::plaintext_only(), &[0], "no_preface"),
         ] {
             let mut peer = TcpStream::connect(address).await.expect("a connection");
             let (tcp, _) = listener.accept().await.expect("a connection");

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,14 +16,15 @@ use picker::extproc::EdgeMetrics;
 use picker::scrape::{ScrapeMetrics, Scraper};
 use picker::settings::Arguments;
 use picker::telemetry;
-use picker::tls::{Connection, Refusal, Tally};
+use picker::tls::{Acceptor, Refusal, Tally};
 use picker_core::Settings;
 use picker_core::endpoint::{Endpoint, EndpointKey};
 use picker_core::event::Following;
 use picker_core::request::Request;
 use picker_core::route::PoolKey;
 use prometheus_client::encoding::text::encode;
-use tokio::net::TcpStream;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
 
 const BEGIN: &str = "<!-- generated: picker/tests/reference.rs -->\n";
 const END: &str = "<!-- end of what is generated -->\n";
@@ -225,7 +226,7 @@ async fn exposition() -> String {
 
 /// An endpoint at an address where nobody listens.
 fn dead_endpoint() -> Endpoint {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     let address = listener.local_addr().expect("it is bound");
     Endpoint {
         identity: address.to_string().into(),
@@ -253,10 +254,16 @@ fn pick_and_refuse(pools: &Pools, full: &PoolKey, empty: &PoolKey) {
 }
 
 async fn connect_and_refuse(tally: &Tally) {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
+    let listener = listener.expect("a free port");
     let address = listener.local_addr().expect("it is bound");
-    let connection = TcpStream::connect(address).await.expect("it listens");
-    tally.begun(&Connection::Plaintext(connection));
+    let mut proxy = TcpStream::connect(address).await.expect("it listens");
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    proxy.write_all(preface).await.expect("it is connected");
+    let (accepted, _) = listener.accept().await.expect("it has connected");
+    let acceptor = Acceptor::plaintext_only();
+    let connection = acceptor.accept(accepted, Duration::from_secs(30)).await;
+    tally.begun(&connection.expect("plaintext").expect("a connection"));
     tally.refused(Instant::now(), None, &Refusal::TlsIsOff);
 }
 

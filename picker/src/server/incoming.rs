@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt, stream};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
 use tonic::transport::server::TcpIncoming;
 
@@ -20,6 +21,10 @@ const BEGIN_MAX: Duration = Duration::from_secs(10);
 /// worker threads, so this is a whole fleet of proxies that starts at one instant.
 const BEGINNING_MAX: usize = 512;
 
+/// Connections that are open at once. An idle one takes some ten kilobytes; and they must not use up the files that readings
+/// of endpoints need. A proxy of 64 threads has 64, so this is 64 such proxies.
+const OPEN_MAX: usize = 4096;
+
 /// The wait after a failure to accept that is not of one connection. It is mostly that too many files are open, and lasts.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -29,13 +34,7 @@ pub(super) fn begun(
     acceptor: Acceptor,
     tally: Arc<Tally>,
 ) -> impl Stream<Item = io::Result<Connection>> {
-    let gate = Gate {
-        listener: at_once(listener),
-        acceptor,
-        tally,
-        beginning: JoinSet::new(),
-        by_age: VecDeque::new(),
-    };
+    let gate = Gate::new(listener, acceptor, tally, OPEN_MAX);
     stream::unfold(gate, async |mut gate| {
         let next = gate.next().await?;
         Some((Ok(next), gate))
@@ -55,9 +54,21 @@ struct Gate {
     beginning: JoinSet<Option<Connection>>,
     /// Of those that are beginning, and some that no longer are, the oldest first.
     by_age: VecDeque<AbortHandle>,
+    places: Arc<Semaphore>,
 }
 
 impl Gate {
+    fn new(listener: TcpListener, acceptor: Acceptor, tally: Arc<Tally>, open_max: usize) -> Self {
+        Self {
+            listener: at_once(listener),
+            acceptor,
+            tally,
+            beginning: JoinSet::new(),
+            by_age: VecDeque::new(),
+            places: Arc::new(Semaphore::new(open_max)),
+        }
+    }
+
     async fn next(&mut self) -> Option<Connection> {
         loop {
             tokio::select! {
@@ -79,14 +90,20 @@ impl Gate {
     }
 
     fn begin(&mut self, tcp: TcpStream) {
+        let Ok(place) = self.places.clone().try_acquire_owned() else {
+            let refusal = Refusal::Full(OPEN_MAX);
+            let peer = tcp.peer_addr().ok();
+            return self.tally.refused(Instant::now(), peer, &refusal);
+        };
         self.make_room();
         let (acceptor, tally) = (self.acceptor.clone(), self.tally.clone());
         let begin = async move {
             let peer = tcp.peer_addr().ok();
             match acceptor.accept(tcp, BEGIN_MAX).await {
                 Ok(connection) => {
-                    connection.iter().for_each(|one| tally.begun(one));
-                    connection
+                    let connection = connection?.in_place(place);
+                    tally.begun(&connection);
+                    Some(connection)
                 }
                 Err(refusal) => {
                     tally.refused(Instant::now(), peer, &refusal);
@@ -125,6 +142,8 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
 
     #[tokio::test]
@@ -138,5 +157,32 @@ mod tests {
             .expect("one")
             .expect("accepted");
         assert!(accepted.nodelay().expect("a socket"));
+    }
+
+    #[tokio::test]
+    async fn a_connection_over_the_limit_is_closed_until_another_has_ended() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let mut gate = Gate::new(listener, Acceptor::plaintext_only(), Arc::default(), 1);
+        let connect = async || {
+            let mut proxy = TcpStream::connect(address).await.expect("a connection");
+            let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+            proxy.write_all(preface).await.expect("sent");
+            proxy
+        };
+        let _first = connect().await;
+        let first = gate.next().await.expect("one");
+
+        let mut second = connect().await;
+        let mut byte = [0];
+        let closed = tokio::select! {
+            _ = gate.next() => false,
+            read = second.read(&mut byte) => !matches!(read, Ok(1)),
+        };
+        assert!(closed);
+
+        drop(first);
+        let _third = connect().await;
+        assert!(gate.next().await.is_some());
     }
 }

@@ -24,12 +24,12 @@ pub enum Refusal {
          transport_socket in the picker's cluster), or take the flag away"
     )]
     TlsIsOff,
-    /// Neither TLS nor HTTP/2.
+    /// Something else in the place of HTTP/2's preface.
     #[error(
-        "a connection that begins with the byte {0:#04x} is neither TLS nor HTTP/2, which gRPC needs; let the proxy speak \
-         HTTP/2 to this port (Envoy: http2_protocol_options), and point HTTP probes and scrapers at --metrics-port"
+        "a connection that begins with `{0}` does not speak HTTP/2, which gRPC needs; let the proxy speak HTTP/2 to this port \
+         (Envoy: http2_protocol_options in the picker's cluster), and point HTTP probes and scrapers at --metrics-port"
     )]
-    Unknown(u8),
+    NoPreface(String),
     /// The client does not accept the certificate.
     #[error(
         "the client does not accept our {origin} certificate (alert {alert:?}); give --cert-path a folder with one that it \
@@ -70,6 +70,12 @@ pub enum Refusal {
          says nothing"
     )]
     Crowded(usize),
+    /// Too many connections are open.
+    #[error(
+        "a connection was closed, since {0} are open already; let proxies use fewer connections with more streams each, or run \
+         more replicas"
+    )]
+    Full(usize),
     /// The operating system gave no connection.
     #[error(
         "a connection could not be accepted: {0}; if too many files are open, raise the limit (ulimit -n, LimitNOFILE)"
@@ -107,13 +113,14 @@ impl Refusal {
         match self {
             Self::PlaintextIsOff => "plaintext_is_off",
             Self::TlsIsOff => "tls_is_off",
-            Self::Unknown(_) => "unknown_protocol",
+            Self::NoPreface(_) => "no_preface",
             Self::Untrusted { .. } => "untrusted",
             Self::NoHttp2 => "no_http2",
             Self::Incompatible(_) => "incompatible",
             Self::Handshake(_) => "handshake",
             Self::Slow(_) => "slow",
             Self::Crowded(_) => "crowded",
+            Self::Full(_) => "full",
             Self::NotAccepted(_) => "not_accepted",
         }
     }

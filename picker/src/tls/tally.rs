@@ -63,10 +63,7 @@ impl Tally {
 
     /// One has begun.
     pub fn begun(&self, connection: &Connection) {
-        let security = match connection {
-            Connection::Plaintext(_) => "plaintext",
-            Connection::Tls(_) => "tls",
-        };
+        let security = connection.security();
         self.begun.get_or_create(&OfConnection { security }).inc();
     }
 

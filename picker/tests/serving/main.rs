@@ -1,5 +1,6 @@
 //! The `pointsman` process as proxies, kubelets and operators meet it: pools, health, refusals, SIGTERM.
 
+mod http2;
 mod process;
 mod tls;
 

@@ -299,7 +299,7 @@ async fn what_a_client_and_the_picker_disagree_on_is_logged_with_the_remedy() {
         .write_all(b"GET / HTTP/1.1\r\n\r\n")
         .await
         .expect("sent");
-    let logged = "begins with the byte 0x47 is neither TLS nor HTTP/2";
+    let logged = "begins with `GET / HTTP/1.1\\r\\n\\r\\n` does not speak HTTP/2";
     eventually(logged, async || picker.log().contains(logged)).await;
 }
 
