@@ -114,9 +114,13 @@ impl Twin {
             ahead.end_steps(1);
         }
         ahead.push(newcomer);
-        while ms < limit_ms
-            && let Some(step_ms) = ahead.begin_step(profile)
-        {
+        while ms < limit_ms {
+            if ahead.only_decodes() {
+                return ms + ahead.decode_ms(profile, newcomer.job);
+            }
+            let Some(step_ms) = ahead.begin_step(profile) else {
+                break;
+            };
             let steps = ahead.equal_steps();
             // The context grows by a token a step: the step in the middle takes the mean time.
             ahead.grow(steps / 2);
@@ -131,6 +135,40 @@ impl Twin {
             if !ahead.has(newcomer.job) {
                 break;
             }
+        }
+        ms
+    }
+
+    /// Whether nothing waits, neither a request nor a prompt.
+    fn only_decodes(&self) -> bool {
+        self.waiting.is_empty() && self.running.iter().all(Sequence::decodes)
+    }
+
+    /// Milliseconds to the end of `job` where nothing waits: from one end to the next at once.
+    fn decode_ms(&mut self, profile: &Profile, job: usize) -> f64 {
+        self.running.sort_unstable_by_key(|one| one.outputs);
+        let mut sequences = self.running.len() as u32;
+        let mut contexts: u64 = self.running.iter().map(|one| u64::from(one.context)).sum();
+        let (mut steps_done, mut ms) = (0, 0.0);
+        for one in &self.running {
+            let steps = one.outputs - steps_done;
+            if steps > 0 {
+                // As in `completion_ms`, the step in the middle takes the mean time.
+                let work = Work {
+                    decode_sequences: sequences,
+                    context_tokens: contexts + u64::from(sequences * (steps / 2 + 1)),
+                    ..Work::default()
+                };
+                let step_ms = profile.step_time(&work, 0).as_secs_f64() * 1e3;
+                ms += step_ms * f64::from(steps);
+                contexts += u64::from(sequences * steps);
+                steps_done = one.outputs;
+            }
+            if one.job == job {
+                break;
+            }
+            sequences -= 1;
+            contexts -= u64::from(one.context + one.outputs);
         }
         ms
     }
