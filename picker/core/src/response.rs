@@ -1,13 +1,12 @@
 //! One response half, as it passes: first token, progress, usage, and failure inside a stream.
 
-use memchr::memmem;
-use serde::Deserialize;
-
+use self::event::Kind;
 use self::lines::Lines;
 pub use self::rename::Rename;
 use self::usage::Report;
 pub use self::usage::Usage;
 
+mod event;
 mod lines;
 mod rename;
 mod usage;
@@ -25,7 +24,6 @@ pub struct Response {
     status: u16,
     streamed: bool,
     watch: Watch,
-    body_bytes: u64,
     lines: Lines,
     tail: Vec<u8>,
     seen: Seen,
@@ -67,7 +65,6 @@ impl Response {
 
     /// The next chunk of the body, however it was cut.
     pub fn on_body(&mut self, chunk: &[u8]) {
-        self.body_bytes = self.body_bytes.saturating_add(chunk.len() as u64);
         match self.watch {
             Watch::Bytes => {}
             Watch::Events => self.lines.feed(chunk, |line| self.seen.on_line(line)),
@@ -98,15 +95,15 @@ impl Response {
         self.streamed
     }
 
-    /// Whether a successful stream has shown its first event that is neither an error nor a mere announcement. Never
-    /// true of a response that is not streamed: its time to first token cannot be seen.
+    /// Whether a successful stream has shown its first token: an event that is neither an error nor one that only says
+    /// that something begins or ends. Never true of a response that is not streamed: its time to first token cannot be seen.
     #[must_use]
     pub fn first_token_seen(&self) -> bool {
         self.seen.first_token
     }
 
-    /// Tokens generated so far: as the latest `usage` says, plus one for each event since. Without usage it is an
-    /// estimate, since an event may hold several tokens, or only a role.
+    /// Tokens generated so far: as the latest `usage` says, plus one for each event with output since. Without usage
+    /// it is an estimate, since an event may hold several tokens, or only a role.
     #[must_use]
     pub fn tokens(&self) -> u64 {
         self.seen.reported.saturating_add(self.seen.events_since)
@@ -124,24 +121,6 @@ impl Response {
         self.seen.failure
     }
 
-    /// Whether the stream said `[DONE]`. A stream that ends without was cut off.
-    #[must_use]
-    pub fn done_seen(&self) -> bool {
-        self.seen.done
-    }
-
-    /// Bytes of the body so far, as sent.
-    #[must_use]
-    pub fn body_bytes(&self) -> u64 {
-        self.body_bytes
-    }
-
-    /// Lines of the stream that were over 64 KB, and were not read.
-    #[must_use]
-    pub fn skipped_lines(&self) -> u64 {
-        self.lines.skipped()
-    }
-
     /// Keeps at least the last [`TAIL_BYTES`], and at most twice as many so that bytes move seldom.
     fn keep_tail(&mut self, chunk: &[u8]) {
         let chunk = &chunk[chunk.len().saturating_sub(TAIL_BYTES)..];
@@ -156,35 +135,52 @@ impl Response {
 /// What the events so far have shown.
 #[derive(Debug, Default)]
 struct Seen {
+    /// What the line before the data says that the event is.
+    named: Option<Kind>,
     first_token: bool,
-    done: bool,
     failure: Option<u16>,
     usage: Option<Usage>,
     /// Tokens by the latest usage.
     reported: u64,
-    /// Events after it.
+    /// Events with output after it.
     events_since: u64,
 }
 
 impl Seen {
     fn on_line(&mut self, line: &[u8]) {
-        let Some(data) = line.strip_prefix(b"data:").map(<[u8]>::trim_ascii) else {
+        if let Some(name) = line.strip_prefix(b"event:") {
+            self.named = Some(Kind::named(name.trim_ascii()));
+        } else if let Some(data) = line.strip_prefix(b"data:") {
+            // A name is for the data that follows it.
+            let named = self.named.take();
+            self.on_data(named, data.trim_ascii());
+        }
+    }
+
+    fn on_data(&mut self, named: Option<Kind>, data: &[u8]) {
+        if matches!(data, b"" | b"[DONE]") {
             return;
+        }
+        let kind = match named {
+            Some(Kind::Unknown) | None => Kind::of_data(data),
+            Some(kind) => kind,
         };
-        match data {
-            b"" => {}
-            b"[DONE]" => self.done = true,
-            _ if is_error(data) => {
-                self.failure = self.failure.or_else(|| Some(error_status(data)));
+        match kind {
+            Kind::Failure => {
+                self.failure = self.failure.or_else(|| Some(event::failure_status(data)));
+                return;
             }
-            _ if !self.first_token && is_announcement(data) => {}
-            _ => {
+            Kind::Quiet => return,
+            Kind::Usage => {}
+            Kind::Output | Kind::Unknown => {
                 self.first_token = true;
                 self.events_since += 1;
-                if let Some(report) = Report::first_in(data) {
-                    self.on_report(&report);
-                }
             }
+        }
+        if kind != Kind::Output
+            && let Some(report) = Report::first_in(data)
+        {
+            self.on_report(&report);
         }
     }
 
@@ -207,37 +203,4 @@ fn is_json(media_type: &str) -> bool {
     let bytes = media_type.as_bytes();
     let ending = &bytes[bytes.len().saturating_sub(4)..];
     ending.eq_ignore_ascii_case(b"json")
-}
-
-/// Whether an event is `{"error": ...}` with anything but null.
-fn is_error(data: &[u8]) -> bool {
-    let value = data
-        .strip_prefix(b"{")
-        .and_then(|rest| rest.trim_ascii_start().strip_prefix(b"\"error\""))
-        .and_then(|rest| rest.trim_ascii_start().strip_prefix(b":"));
-    value.is_some_and(|value| !value.trim_ascii_start().starts_with(b"null"))
-}
-
-/// The HTTP status that an error event names in `code`.
-fn error_status(data: &[u8]) -> u16 {
-    #[derive(Deserialize)]
-    struct Event {
-        error: Body,
-    }
-    #[derive(Deserialize)]
-    struct Body {
-        code: u16,
-    }
-    serde_json::from_slice::<Event>(data).map_or(500, |event| event.error.code)
-}
-
-/// Whether an event of the Responses API only says that work was taken on; vLLM sends these before any token.
-fn is_announcement(data: &[u8]) -> bool {
-    [
-        b"\"type\":\"response.created\"".as_slice(),
-        b"\"type\":\"response.in_progress\"",
-        b"\"type\":\"response.queued\"",
-    ]
-    .iter()
-    .any(|kind| memmem::find(data, kind).is_some())
 }

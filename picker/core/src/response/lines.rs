@@ -13,7 +13,6 @@ pub(super) struct Lines {
     carry: Vec<u8>,
     /// The unfinished line is too long already; the rest of it is dropped.
     overlong: bool,
-    skipped: u64,
 }
 
 impl Lines {
@@ -30,9 +29,7 @@ impl Lines {
             rest = &rest[end + 1..];
         }
         while let Some(end) = line_end(rest) {
-            if end > MAX_LINE_BYTES {
-                self.skipped += 1;
-            } else {
+            if end <= MAX_LINE_BYTES {
                 on_line(&rest[..end]);
             }
             rest = &rest[end + 1..];
@@ -42,17 +39,10 @@ impl Lines {
 
     /// The body has ended, and with it the line that was unfinished.
     pub(super) fn end(&mut self, mut on_line: impl FnMut(&[u8])) {
-        if std::mem::take(&mut self.overlong) {
-            self.skipped += 1;
-        } else if !self.carry.is_empty() {
+        if !std::mem::take(&mut self.overlong) && !self.carry.is_empty() {
             on_line(&self.carry);
             self.carry.clear();
         }
-    }
-
-    /// Lines that were too long.
-    pub(super) fn skipped(&self) -> u64 {
-        self.skipped
     }
 
     fn keep(&mut self, part: &[u8]) {

@@ -8,7 +8,8 @@ const KEY: &[u8] = b"\"usage\"";
 /// Tokens of one request, as the server counted them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Usage {
-    /// Tokens of the prompt, cached ones included (`prompt_tokens`, or `input_tokens`).
+    /// Tokens of the prompt, cached ones included (`prompt_tokens`, or `input_tokens`; Anthropic's `input_tokens` leaves
+    /// those out that were read from a cache or written to one, which it tells apart).
     pub prompt_tokens: u64,
     /// Tokens generated (`completion_tokens`, or `output_tokens`).
     pub completion_tokens: u64,
@@ -26,6 +27,8 @@ pub(super) struct Report {
     output_tokens: Option<u64>,
     prompt_tokens_details: Option<Details>,
     input_tokens_details: Option<Details>,
+    cache_read_input_tokens: Option<u64>,
+    cache_creation_input_tokens: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -59,7 +62,15 @@ impl Report {
     }
 
     fn prompt(&self) -> Option<u64> {
-        self.prompt_tokens.or(self.input_tokens)
+        let cached = [
+            self.cache_read_input_tokens,
+            self.cache_creation_input_tokens,
+        ];
+        let beside: u64 = cached.into_iter().flatten().fold(0, u64::saturating_add);
+        let input = self
+            .input_tokens
+            .map(|tokens| tokens.saturating_add(beside));
+        self.prompt_tokens.or(input)
     }
 
     /// Tokens generated so far, if this report tells.
@@ -79,6 +90,7 @@ impl Report {
             completion_tokens: self.completion().unwrap_or(earlier.completion_tokens),
             cached_tokens: details
                 .and_then(|details| details.cached_tokens)
+                .or(self.cache_read_input_tokens)
                 .or(earlier.cached_tokens),
         }
     }
