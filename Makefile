@@ -41,7 +41,7 @@ bench: needs ## compare policies over modelled servers in virtual time: target/b
 	$(TARGET)/release/pointsman-sim bench --cells simulator/data/bench/routing.toml --out target/bench/summary.json
 
 .PHONY: bench-core
-bench-core: needs ## time the decision core: a pick, a request scan, a metrics page
+bench-core: needs ## time the decision core: a pick, a request scan, a streamed chunk, a metrics page
 	cargo bench --locked -p picker-core
 
 .PHONY: bench-clocks

@@ -39,6 +39,7 @@ impl Measure {
     }
 
     /// A byte that is not part of a string; whether it ends the value.
+    #[inline]
     pub(super) fn on_byte(&mut self, byte: u8) -> bool {
         match byte {
             b'[' | b'{' => {
@@ -67,6 +68,7 @@ impl Measure {
     }
 
     /// A string of so many bytes, which begins with `head`.
+    #[inline]
     pub(super) fn on_string(&mut self, head: &[u8], bytes: u64) {
         self.fresh = false;
         self.numeric = false;

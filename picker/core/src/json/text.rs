@@ -2,7 +2,10 @@
 
 use std::borrow::Cow;
 
-use memchr::memchr_iter;
+use memchr::memchr;
+
+/// How many words of eight bytes are looked at before a quote counts as far.
+const NEAR_WORDS: usize = 4;
 
 /// The string or plain value that the walk is in.
 #[derive(Debug, Default)]
@@ -19,6 +22,7 @@ pub(super) struct Text {
 
 impl Text {
     /// A text begins, of which `kept` bytes matter.
+    #[inline]
     pub(super) fn begin(&mut self, kept: usize) {
         self.carry.clear();
         self.kept = kept;
@@ -35,11 +39,15 @@ impl Text {
     ///
     /// Only quotes are looked for, by whole vectors of bytes: one is the end unless an odd number of backslashes
     /// stands before it. Each backslash is looked at once, since it stands before one quote at most.
+    #[inline]
     pub(super) fn take_string(&mut self, rest: &[u8]) -> Option<usize> {
-        for quote in memchr_iter(b'"', rest) {
+        let mut from = 0;
+        while let Some(found) = find_quote(&rest[from..]) {
+            let quote = from + found;
             if !self.is_escaped(&rest[..quote]) {
                 return Some(quote);
             }
+            from = quote + 1;
         }
         self.escaped = self.is_escaped(rest);
         self.keep(rest);
@@ -47,6 +55,7 @@ impl Text {
     }
 
     /// Whether a byte that stands behind `rest` is escaped.
+    #[inline]
     fn is_escaped(&self, rest: &[u8]) -> bool {
         let mut escaped = false;
         for byte in rest.iter().rev() {
@@ -83,6 +92,25 @@ impl Text {
         self.keep(part);
         &self.carry
     }
+}
+
+/// Where the first quote stands. One that is near is found by words, since most strings are short; one that is far by
+/// vectors, which are faster but need a call.
+#[inline]
+fn find_quote(text: &[u8]) -> Option<usize> {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const QUOTES: u64 = u64::from_ne_bytes([b'"'; 8]);
+    let mut at = 0;
+    for word in text.as_chunks::<8>().0.iter().take(NEAR_WORDS) {
+        // A byte that is a quote becomes 0; of bytes that are 0 the lowest borrows first.
+        let word = u64::from_le_bytes(*word) ^ QUOTES;
+        let zeros = word.wrapping_sub(ONES) & !word & (ONES << 7);
+        if zeros != 0 {
+            return Some(at + zeros.trailing_zeros() as usize / 8);
+        }
+        at += 8;
+    }
+    Some(at + memchr(b'"', &text[at..])?)
 }
 
 /// What the string between two quotes says; `None` if it is not one that JSON allows.
