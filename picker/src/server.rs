@@ -95,6 +95,9 @@ pub struct Bound {
 /// # Errors
 /// [`ServerError`], if a setting, a file or a port is wrong.
 pub async fn bind(serve: Serve) -> Result<Bound, ServerError> {
+    for warning in serve.upstream.warnings() {
+        warn!("{warning}");
+    }
     let files = Files::read(serve.pools()?, serve.grpc_port)?;
     let (acceptor, mounted) = acceptor(&serve)?;
     let mut ext_proc = vec![listen(&serve, "--grpc-port", serve.grpc_port).await?];

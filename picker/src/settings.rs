@@ -1,5 +1,7 @@
 //! Settings: the command line, checked into values that cannot be wrong.
 
+mod upstream;
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -9,6 +11,8 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use picker_core::route::PoolKey;
 use thiserror::Error;
+
+pub use self::upstream::Upstream;
 
 /// Pointsman: an endpoint picker for the Gateway API Inference Extension.
 #[derive(Debug, Parser)]
@@ -119,17 +123,26 @@ pub struct Serve {
           default_value_t = false, default_missing_value = "true")]
     pub conformance: bool,
     /// The form of the log, on standard error.
-    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    #[arg(long, alias = "zap-encoder", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
     /// What is logged: a level, or directives such as `info,picker::scrape=debug`.
-    #[arg(long, env = "POINTSMAN_LOG", default_value = "info")]
+    #[arg(
+        long,
+        alias = "zap-log-level",
+        env = "POINTSMAN_LOG",
+        default_value = "info"
+    )]
     pub log: String,
+    /// Flags of upstream's that mean nothing here.
+    #[command(flatten)]
+    pub upstream: Upstream,
 }
 
 /// The form of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     /// For people.
+    #[value(alias = "console")]
     Text,
     /// One JSON object a line.
     Json,

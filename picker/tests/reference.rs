@@ -151,8 +151,25 @@ fn flags() -> String {
     let serve = command
         .find_subcommand("serve")
         .expect("the command there is");
-    let rows: String = serve.get_arguments().map(flag).collect();
-    format!("| flag | default | environment | meaning |\n|---|---|---|---|\n{rows}")
+    let (hidden, shown): (Vec<&Arg>, Vec<&Arg>) =
+        serve.get_arguments().partition(|one| one.is_hide_set());
+    let rows: String = shown.into_iter().map(flag).collect();
+    let others: String = hidden.into_iter().map(upstream_flag).collect();
+    format!(
+        "| flag | default | environment | meaning |\n|---|---|---|---|\n{rows}\n\
+         ## Upstream's other flags\n\n\
+         Those of llm-d's picker that have no setting behind them here. Each is accepted; a value that asks for something else\n\
+         than is done here is answered with a warning at the start. `--help` does not list them.\n\n\
+         | flag | what is done here |\n|---|---|\n{others}"
+    )
+}
+
+fn upstream_flag(argument: &Arg) -> String {
+    let long = argument.get_long().expect("every argument has a long name");
+    let short = argument.get_short();
+    let short = short.map_or_else(String::new, |short| format!("`-{short}`, "));
+    let help = argument.get_help().expect("every argument has a help text");
+    format!("| {short}`--{long}` | {help} |\n")
 }
 
 fn flag(argument: &Arg) -> String {
@@ -169,6 +186,11 @@ fn flag(argument: &Arg) -> String {
     let variable = variable.map_or_else(String::new, |name| format!("`{}`", name.display()));
     let help = argument.get_help().expect("every argument has a help text");
     let possible = argument.get_possible_values();
+    let aliases = argument.get_all_aliases().unwrap_or_default();
+    let aliases: String = aliases
+        .iter()
+        .map(|alias| format!("; also `--{alias}`"))
+        .collect();
     let values: Vec<String> = possible
         .iter()
         .map(|value| format!("`{}`", value.get_name()))
@@ -178,7 +200,7 @@ fn flag(argument: &Arg) -> String {
     } else {
         format!(": {}", values.join(", "))
     };
-    format!("| `--{long}{value}` | {default} | {variable} | {help}{values} |\n")
+    format!("| `--{long}{value}` | {default} | {variable} | {help}{values}{aliases} |\n")
 }
 
 // === metrics ===
