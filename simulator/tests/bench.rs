@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use serde_json::Value;
 use simulator::bench::cell::{Cell, Slo};
 use simulator::bench::matrix::{self, Length, Scenario};
 use simulator::bench::{self, Report};
@@ -65,6 +66,24 @@ fn the_report_has_the_keys_that_scripts_rely_on() {
             );
         }
     }
+    check_judgement(&report);
+}
+
+/// What the report says of policies against each other.
+fn check_judgement(report: &Value) {
+    let comparisons = report["comparisons"].as_array().expect("a list");
+    // In each of two cells, six policies against five others by two metrics.
+    assert_eq!(comparisons.len(), 2 * 6 * 5 * 2);
+    for one in comparisons {
+        for key in ["ratio", "lower", "upper"] {
+            assert!(one[key].as_f64().is_some_and(|number| number > 0.0));
+        }
+        let tied = one["upper"].as_f64().is_some_and(|upper| upper <= 1.05);
+        assert_eq!(one["best_or_tied"].as_bool(), Some(tied), "{one}");
+    }
+    let verdicts = report["verdicts"].as_array().expect("a list");
+    let names: Vec<_> = verdicts.iter().map(|one| one["cell"].as_str()).collect();
+    assert_eq!(names, [Some("demo_lora-0.7"), Some("mixed-0.7")]);
     let shares = report["best_or_tied_share"].as_object().expect("by policy");
     assert_eq!(
         shares.len(),

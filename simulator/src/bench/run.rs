@@ -154,6 +154,7 @@ const SATURATING_BATCHES: usize = 20;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::virtual_time::record::Record;
 
     #[test]
     fn half_of_a_hetero_pool_is_three_times_slower() {
@@ -185,6 +186,27 @@ mod tests {
             assert!((rate(&scenario, seed) / capacity - 0.7).abs() < 1e-9);
         }
         assert_ne!(rate(&scenario, 0), rate(&scenario, 1));
+    }
+
+    #[test]
+    fn every_policy_meets_the_same_requests_of_the_seconds_that_count() {
+        let mut scenario = Scenario::of(Workload::failures());
+        (scenario.servers, scenario.constants) = (2, Constants::Drawn);
+        scenario.length = Length::Seconds {
+            warm_up: 4,
+            counted: 6,
+        };
+        let met = |policy, seed| {
+            let trace = one_run(&scenario, policy, seed, 20.0);
+            let met = |one: &Record| (one.arrived, one.prompt_tokens);
+            trace.counted().iter().map(met).collect::<Vec<_>>()
+        };
+        let requests = met(Policy::Pointsman, 1);
+        assert_eq!(requests, met(Policy::Random, 1));
+        assert_ne!(requests, met(Policy::Pointsman, 2));
+        let counted = Instant::from_millis(4_000)..Instant::from_millis(10_000);
+        assert!(requests.iter().all(|(at, _)| counted.contains(at)));
+        assert!((90..150).contains(&requests.len()), "{}", requests.len());
     }
 
     #[test]

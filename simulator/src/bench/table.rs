@@ -105,10 +105,12 @@ fn write_verdicts(out: &mut impl Write, report: &Report) -> io::Result<()> {
 }
 
 fn text(standing: &Standing) -> String {
-    let upper = number(standing.upper);
+    let upper = standing
+        .upper
+        .map_or("-".to_owned(), |upper| format!("{upper:.3}"));
     let word = if standing.best_or_tied { "" } else { " LOST" };
     format!(
-        "{:.2} <= {upper} {}{word}",
+        "{:.3} <= {upper} {}{word}",
         standing.ratio,
         policy_name(standing.best_rival)
     )
