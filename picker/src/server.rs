@@ -29,10 +29,10 @@ use crate::driver::{DriverMetrics, PoolSpec, Pools};
 use crate::extproc::{Edge, EdgeMetrics, EdgeSettings, Inflight, Trust};
 use crate::health::HealthService;
 use crate::scrape::{ScrapeMetrics, Scraper};
-use crate::settings::{Security, Serve, SettingsError};
+use crate::settings::{Security, Serve, SettingsError, TlsMinVersion};
 use crate::shutdown::Readiness;
 use crate::telemetry;
-use crate::tls::{Acceptor, CertificateError, Connection, Mounted, Served, Tally};
+use crate::tls::{Acceptor, CertificateError, Connection, LeastVersion, Mounted, Served, Tally};
 
 /// Why the server could not start, or ended.
 #[derive(Debug, Error)]
@@ -132,10 +132,15 @@ fn acceptor(serve: &Serve) -> Result<(Acceptor, Option<Mounted>), ServerError> {
     if security == Security::PlaintextOnly {
         return Ok((Acceptor::plaintext_only(), None));
     }
-    let mounted = serve.cert_path.as_deref().map(Mounted::read).transpose()?;
+    let least = match serve.tls_min_version {
+        TlsMinVersion::Tls12 => LeastVersion::Tls12,
+        TlsMinVersion::Tls13 => LeastVersion::Tls13,
+    };
+    let read = |folder| Mounted::read(folder, least);
+    let mounted = serve.cert_path.as_deref().map(read).transpose()?;
     let certificate = match &mounted {
         Some(mounted) => mounted.served(),
-        None => Served::self_signed()?,
+        None => Served::self_signed(least)?,
     };
     let acceptor = match security {
         Security::TlsOnly => Acceptor::tls_only(certificate),

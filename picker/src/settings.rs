@@ -77,6 +77,9 @@ pub struct Serve {
     /// A folder with `tls.crt` and `tls.key`, re-read on change; without it, the certificate is self-signed.
     #[arg(long, value_name = "FOLDER")]
     pub cert_path: Option<PathBuf>,
+    /// The least version of TLS that the ext_proc ports speak.
+    #[arg(long, value_enum, value_name = "VERSION", default_value_t = TlsMinVersion::Tls12)]
+    pub tls_min_version: TlsMinVersion,
     /// The least time between two readings of one endpoint.
     #[arg(long, default_value = "50ms", value_parser = duration)]
     pub refresh_metrics_interval: Duration,
@@ -146,6 +149,17 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// The least version of TLS, by the names that upstream's flag has. None below 1.2 is spoken, whatever is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TlsMinVersion {
+    /// 1.2.
+    #[value(name = "VersionTLS12", aliases = ["VersionTLS11", "VersionTLS10", ""])]
+    Tls12,
+    /// 1.3.
+    #[value(name = "VersionTLS13")]
+    Tls13,
 }
 
 /// What the ext_proc ports accept.

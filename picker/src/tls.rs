@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-pub use self::certificate::{CertificateError, Mounted, Served};
+pub use self::certificate::{CertificateError, LeastVersion, Mounted, Served};
 pub use self::connection::Connection;
 pub use self::refusal::Refusal;
 pub use self::tally::Tally;
@@ -140,7 +140,7 @@ mod tests {
     async fn a_peer_that_stops_is_refused_for_what_it_said() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        let served = Served::self_signed().expect("a certificate");
+        let served = Served::self_signed(LeastVersion::Tls12).expect("a certificate");
         for (acceptor, said, expected) in [
             (Acceptor::both(served.clone()), &[][..], "slow"),
             (Acceptor::both(served.clone()), &[TLS, 3, 1], "slow"),

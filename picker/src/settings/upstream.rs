@@ -184,12 +184,6 @@ const FLAGS: &[Flag] = &[
         &[""],
     ),
     flag(
-        "tls-min-version",
-        Value,
-        "TLS 1.2 and 1.3 are spoken",
-        &["", "VersionTLS12"],
-    ),
-    flag(
         "total-queued-requests-metric",
         Value,
         "metrics of engines have vLLM's names",
@@ -323,7 +317,7 @@ mod tests {
         for line in [
             "",
             "--ha-enable-leader-election=false --health-checking --enable-cert-reload=true",
-            "--pool-group inference.networking.k8s.io --tls-min-version=VersionTLS12 --tracing=false",
+            "--pool-group inference.networking.k8s.io --tracing=false",
             "--total-queued-requests-metric=vllm:num_requests_waiting -v 2",
         ] {
             assert_eq!(warnings(line), [""; 0], "{line}");

@@ -13,6 +13,7 @@ use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
+use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{self, ServerConfig};
 use tracing::{info, warn};
 
@@ -61,6 +62,15 @@ pub enum CertificateError {
     SelfSigned(String),
 }
 
+/// The least version of TLS that is spoken; none below 1.2 is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeastVersion {
+    /// TLS 1.2 and 1.3.
+    Tls12,
+    /// TLS 1.3.
+    Tls13,
+}
+
 /// The certificate as new connections get it. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Served {
@@ -73,7 +83,7 @@ impl Served {
     ///
     /// # Errors
     /// [`CertificateError::SelfSigned`].
-    pub fn self_signed() -> Result<Self, CertificateError> {
+    pub fn self_signed(least: LeastVersion) -> Result<Self, CertificateError> {
         let failed = |error: rcgen::Error| CertificateError::SelfSigned(error.to_string());
         let key = KeyPair::generate().map_err(failed)?;
         let mut params = CertificateParams::default();
@@ -85,7 +95,7 @@ impl Served {
         let certificate = params.self_signed(&key).map_err(failed)?;
         let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
         let failed = |error: rustls::Error| CertificateError::SelfSigned(error.to_string());
-        let config = configure(vec![certificate.into()], key).map_err(failed)?;
+        let config = configure(vec![certificate.into()], key, least).map_err(failed)?;
         Ok(Self::new(config, "self-signed"))
     }
 
@@ -111,6 +121,7 @@ impl Served {
 #[derive(Debug)]
 pub struct Mounted {
     folder: PathBuf,
+    least: LeastVersion,
     served: Served,
     /// The files that are served.
     pair: Pair,
@@ -139,11 +150,12 @@ impl Mounted {
     ///
     /// # Errors
     /// [`CertificateError`], which names the file.
-    pub fn read(folder: &Path) -> Result<Self, CertificateError> {
+    pub fn read(folder: &Path, least: LeastVersion) -> Result<Self, CertificateError> {
         let pair = Pair::read(folder)?;
-        let served = Served::new(pair.configure(folder)?, "mounted");
+        let served = Served::new(pair.configure(folder, least)?, "mounted");
         Ok(Self {
             folder: folder.to_owned(),
+            least,
             served,
             pair,
             doubt: None,
@@ -175,7 +187,8 @@ impl Mounted {
     fn look(&mut self) -> Result<bool, CertificateError> {
         let found = Pair::read(&self.folder).and_then(|pair| {
             let known = pair == self.pair;
-            let config = (!known).then(|| pair.configure(&self.folder)).transpose()?;
+            let configure = || pair.configure(&self.folder, self.least);
+            let config = (!known).then(configure).transpose()?;
             Ok((pair, config))
         });
         match found {
@@ -221,7 +234,11 @@ impl Pair {
         })
     }
 
-    fn configure(&self, folder: &Path) -> Result<ServerConfig, CertificateError> {
+    fn configure(
+        &self,
+        folder: &Path,
+        least: LeastVersion,
+    ) -> Result<ServerConfig, CertificateError> {
         let (certificate, key) = (folder.join(CERTIFICATE), folder.join(KEY));
         let bad_certificate = |reason: String| CertificateError::Malformed {
             file: certificate.clone(),
@@ -240,7 +257,7 @@ impl Pair {
         }
         let private = PrivateKeyDer::from_pem_slice(&self.key);
         let private = private.map_err(|error| bad_key(error.to_string()))?;
-        configure(chain, private).map_err(|error| match error {
+        configure(chain, private, least).map_err(|error| match error {
             rustls::Error::InconsistentKeys(_) => CertificateError::Mismatch {
                 key: key.clone(),
                 certificate: certificate.clone(),
@@ -258,15 +275,20 @@ impl std::fmt::Debug for Pair {
     }
 }
 
-/// TLS 1.2 and 1.3 with this certificate, for HTTP/2. A client that offers no protocol by ALPN is taken to know that.
+/// TLS with this certificate, for HTTP/2. A client that offers no protocol by ALPN is taken to know that.
 fn configure(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
+    least: LeastVersion,
 ) -> Result<ServerConfig, rustls::Error> {
+    let versions: &[_] = match least {
+        LeastVersion::Tls12 => &[&TLS12, &TLS13],
+        LeastVersion::Tls13 => &[&TLS13],
+    };
     let provider: CryptoProvider = ring::default_provider();
     let certified = CertifiedKey::from_der(chain, key, &provider)?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
-        .with_safe_default_protocol_versions()?
+        .with_protocol_versions(versions)?
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
     config.alpn_protocols = vec![b"h2".to_vec()];
@@ -292,7 +314,7 @@ mod tests {
         let put = |name, text: String| write(folder, name, &text);
         put(CERTIFICATE, one.cert.pem());
         put(KEY, one.signing_key.serialize_pem());
-        let mut mounted = Mounted::read(folder).expect("a pair");
+        let mut mounted = Mounted::read(folder, LeastVersion::Tls12).expect("a pair");
         let first = mounted.served.current();
         let mut look = || mounted.look().map_err(|error| error.to_string());
         assert_eq!(look(), Ok(false), "nothing has changed");

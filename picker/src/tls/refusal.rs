@@ -50,7 +50,8 @@ pub enum Refusal {
     NoHttp2,
     /// No version or cipher suite in common.
     #[error(
-        "client and picker have no TLS version or cipher suite in common ({0}); let the client speak TLS 1.2 or 1.3"
+        "client and picker have no TLS version or cipher suite in common ({0}); let the client speak TLS 1.3, or 1.2 unless \
+         --tls-min-version is above that"
     )]
     Incompatible(String),
     /// The handshake failed otherwise.

@@ -19,7 +19,7 @@ use tokio_rustls::rustls::client::danger::{
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_rustls::rustls::{
-    self, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    self, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme, SupportedCipherSuite,
 };
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -76,11 +76,11 @@ impl Client {
         client
     }
 
-    /// One whose only cipher suite is for other keys than the picker's own.
-    fn of_another_suite() -> Self {
+    /// One that speaks TLS 1.2 alone, with this cipher suite.
+    fn of_tls12(suite: SupportedCipherSuite) -> Self {
         let mut client = Self::offering(&["h2"]);
         let provider = CryptoProvider {
-            cipher_suites: vec![ring::cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256],
+            cipher_suites: vec![suite],
             ..ring::default_provider()
         };
         let builder = ClientConfig::builder_with_provider(Arc::new(provider));
@@ -287,7 +287,8 @@ async fn what_a_client_and_the_picker_disagree_on_is_logged_with_the_remedy() {
             "the client offers by ALPN only protocols other than h2",
         ),
         (
-            Client::of_another_suite(),
+            // For another kind of key than that of the picker.
+            Client::of_tls12(ring::cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256),
             "no TLS version or cipher suite in common (NoCipherSuitesInCommon)",
         ),
     ] {
@@ -301,6 +302,22 @@ async fn what_a_client_and_the_picker_disagree_on_is_logged_with_the_remedy() {
         .expect("sent");
     let logged = "begins with `GET / HTTP/1.1\\r\\n\\r\\n` does not speak HTTP/2";
     eventually(logged, async || picker.log().contains(logged)).await;
+}
+
+#[tokio::test]
+async fn the_least_version_of_tls_is_kept() {
+    let suite = ring::cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256;
+    let older = Client::of_tls12(suite);
+    let picker = Pointsman::start(&[("ai/chat", FILE)]);
+    assert!(older.connect(picker.ext_proc[0]).await.is_ok());
+
+    let flags = ["--tls-min-version=VersionTLS13"];
+    let picker = Pointsman::start_with(&[("ai/chat", FILE)], &flags);
+    let port = picker.ext_proc[0];
+    assert!(older.connect(port).await.is_err());
+    let logged = "no TLS version or cipher suite in common";
+    eventually(logged, async || picker.log().contains(logged)).await;
+    assert!(Client::offering(&["h2"]).connect(port).await.is_ok());
 }
 
 #[tokio::test]
