@@ -268,8 +268,9 @@ impl Exchange {
             authority: self.caller.authority.as_deref(),
             metadata: self.caller.pool.as_deref(),
             subset: self.subset.as_ref(),
+            head: None,
         }) {
-            Ok(pool) => pool,
+            Ok(found) => found.pool,
             Err(none) => {
                 edge.metrics.on_no_pool();
                 return self.refuse("no-pool", &none.to_string());
