@@ -22,7 +22,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use self::head::{Head, Sight};
-use self::object::RouteKey;
+use self::object::{ObjectKey, RouteKey};
 use self::table::RouteTable;
 use crate::endpoint::Subset;
 
@@ -262,6 +262,15 @@ impl PoolKey {
         Self {
             namespace: namespace.into(),
             name: name.into(),
+        }
+    }
+}
+
+impl From<ObjectKey> for PoolKey {
+    fn from(key: ObjectKey) -> Self {
+        Self {
+            namespace: key.namespace,
+            name: key.name,
         }
     }
 }

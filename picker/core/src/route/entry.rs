@@ -1,5 +1,6 @@
 //! The matches of a route, ready to be looked up: conditions, precedence, pools and ways in, together.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::PoolKey;
@@ -145,26 +146,39 @@ fn rules(route: &Route) -> impl Iterator<Item = Rule<'_>> {
     }))
 }
 
+/// The pools that a rule with these backends can send requests to, grants aside.
+pub(crate) fn pools(backends: &[BackendRef], namespace: &Arc<str>) -> BTreeSet<PoolKey> {
+    let pools = backends.iter().filter(|it| it.is_pool() && it.weight > 0);
+    pools.map(|it| it.target(namespace).into()).collect()
+}
+
+/// Whether a rule answers with a redirect.
+pub(crate) fn redirects(route: &Route, rule: usize) -> bool {
+    rules(route)
+        .nth(rule)
+        .is_some_and(|rule| rule.filters.iter().any(is_redirect))
+}
+
+fn is_redirect(filter: &Filter) -> bool {
+    &*filter.kind == "RequestRedirect"
+}
+
 /// The pools that a rule sends requests to, with what the filters on the way there change.
 fn backends(rule: &Rule<'_>, route: &RouteKey) -> Vec<(Backend, Option<Change>)> {
-    let redirects = |filter: &Filter| &*filter.kind == "RequestRedirect";
-    if rule.filters.iter().any(redirects) {
+    if rule.filters.iter().any(is_redirect) {
         return Vec::new();
     }
     let wanted = rule
         .backends
         .iter()
-        .filter(|it| it.is_pool() && it.weight > 0 && !it.filters.iter().any(redirects));
+        .filter(|it| it.is_pool() && it.weight > 0 && !it.filters.iter().any(is_redirect));
     wanted
         .map(|reference| {
             let target = reference.target(&route.namespace);
             let change = Change::of(rule.filters.iter().chain(&reference.filters));
             let backend = Backend {
                 foreign: target.namespace != route.namespace,
-                pool: PoolKey {
-                    namespace: target.namespace,
-                    name: target.name,
-                },
+                pool: target.into(),
                 changed: change.is_some(),
             };
             (backend, change)

@@ -38,6 +38,9 @@ pub struct Metadata {
     /// Its labels.
     #[serde(default)]
     pub labels: BTreeMap<Arc<str>, Arc<str>>,
+    /// Its annotations.
+    #[serde(default)]
+    pub annotations: BTreeMap<Arc<str>, Arc<str>>,
 }
 
 fn default_namespace() -> Arc<str> {

@@ -264,7 +264,7 @@ impl Pattern {
     }
 
     /// The elements that every path it matches begins with, without a slash at the end.
-    pub(super) fn first_elements(&self) -> Arc<str> {
+    pub(crate) fn first_elements(&self) -> Arc<str> {
         let common = regex_syntax::parse(&self.source).ok().and_then(|parsed| {
             let prefixes = Extractor::new().extract(&parsed);
             let common = prefixes.longest_common_prefix()?;

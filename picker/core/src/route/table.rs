@@ -174,6 +174,17 @@ impl RouteTable {
         self.namespaces.get(namespace).map(|labels| &**labels)
     }
 
+    pub(crate) fn grants(&self) -> impl Iterator<Item = &Grant> {
+        self.grants.values().map(|grant| &**grant)
+    }
+
+    /// The listeners and Services by which requests can reach a route.
+    pub(crate) fn entrances_of(&self, route: &Route) -> Vec<Arc<Entrance>> {
+        let mut entrances = self.listeners_of(route);
+        entrances.extend(services_of(route));
+        entrances
+    }
+
     /// How many routes there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -300,7 +300,7 @@ fn metadata(name: &str, namespace: &str, age: u32) -> Metadata {
         name: name.into(),
         namespace: namespace.into(),
         creation_timestamp: Some(format!("2026-01-0{}T00:00:00Z", age + 1).into()),
-        labels: BTreeMap::new(),
+        ..Metadata::default()
     }
 }
 
