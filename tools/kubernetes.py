@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Builds kube-apiserver and etcd from their published Go modules into target/tools, for tests that need a real one.
+"""Builds kube-apiserver, etcd and kubectl from their published Go modules into target/tools, for tests that need a real one.
 
-    python3 tools/kubernetes.py     the folder that holds both is the only line on stdout; progress goes to stderr
+    python3 tools/kubernetes.py     the folder that holds them is the only line on stdout; progress goes to stderr
 
 tools/kubernetes/go.mod pins what is built and go.sum its digests. Go is the `go` of this machine if it is recent
 enough, else fetched as tools/fetch.py says. The module proxy and all else follow Go's own environment (GOPROXY).
-Two executables that are here cost nothing; runs at the same time wait for one another; a build that was interrupted is
-continued by the next. KUBEBUILDER_ASSETS=/folder names a folder of your own that has both.
+Executables that are here cost nothing; runs at the same time wait for one another; a build that was interrupted is
+continued by the next. KUBEBUILDER_ASSETS=/folder names a folder of your own that has them.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from fetch import REPOSITORY, FetchError, fetch, locked, read_pins, runs, say, t
 
 MODULE = Path(__file__).resolve().parent / "kubernetes"
 OVERRIDE = "KUBEBUILDER_ASSETS"
-EXECUTABLES = ("kube-apiserver", "etcd")
+EXECUTABLES = ("kube-apiserver", "etcd", "kubectl")
 STDERR = 2
 
 
 def assets(into: Path, environment: Mapping[str, str], module: Path = MODULE) -> Path:
-    """The absolute path of the folder that holds both executables; builds them when they are not there."""
+    """The absolute path of the folder that holds the executables; builds them when they are not there."""
     own = environment.get(OVERRIDE, "")
     if own:
         return overridden(Path(own))
@@ -52,7 +52,7 @@ def overridden(folder: Path) -> Path:
     if missing:
         raise FetchError(
             f"{OVERRIDE}={folder} has no executable {' and no '.join(missing)}.\n"
-            f"Correct it, or unset {OVERRIDE} to build both."
+            f"Correct it, or unset {OVERRIDE} to build them."
         )
     say(f"kubernetes: {folder}, from the environment variable {OVERRIDE}")
     return folder.absolute()
@@ -76,7 +76,7 @@ def stamp_of(module: Path) -> str:
 
 
 def is_present(folder: Path, stamp: str) -> bool:
-    """Whether both executables are there and come from these sources."""
+    """Whether the executables are there and come from these sources."""
     try:
         complete = (folder / "stamp").read_text(encoding="ascii") == stamp
     except OSError:
@@ -115,8 +115,8 @@ def version_of(text: str) -> Tuple[int, ...]:
 def build(
     module: Path, version: str, folder: Path, scratch: Path, go: Path, environment: Mapping[str, str]
 ) -> None:
-    """Builds both executables and tries them; what it takes on the way, 5 GB, is removed once they are there."""
-    say(f"kubernetes: building kube-apiserver {version} and etcd with {go}; this takes some minutes, once")
+    """Builds the executables and tries them; what it takes on the way, 5 GB, is removed once they are there."""
+    say(f"kubernetes: building kube-apiserver {version}, etcd and kubectl with {go}; this takes some minutes, once")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     flags = f"-s -w -X k8s.io/component-base/version.gitVersion=v{version}"
@@ -125,14 +125,14 @@ def build(
     command += ["-o", f"{folder}{os.sep}", *packages]
     if run_go(command, module, go_environment(scratch, environment)) != 0:
         raise FetchError(
-            f"Go could not build kube-apiserver and etcd; its reason stands above.\n"
+            f"Go could not build kube-apiserver, etcd and kubectl; its reason stands above.\n"
             f"Tried, in {module}: {shlex.join(command)}\n"
-            f"Without a network, set {OVERRIDE}=/folder that has both executables;\n"
+            f"Without a network, set {OVERRIDE}=/folder that has all three;\n"
             f"behind a proxy or mirror, set GOPROXY (`go env GOPROXY` shows what is used)."
         )
     for name in EXECUTABLES:
-        if not runs([str(folder / name), "--version"]):
-            raise FetchError(f"{folder / name} was built and does not run. Try: {folder / name} --version")
+        if not runs([str(folder / name), "--help"]):
+            raise FetchError(f"{folder / name} was built and does not run. Try: {folder / name} --help")
     shutil.rmtree(scratch, ignore_errors=True)
 
 

@@ -18,7 +18,7 @@ if [ "$1 $2" = "env GOVERSION" ]; then echo go1.99.0; exit 0; fi
 echo built >> "{log}"
 [ -e "{broken}" ] && exit 3
 while [ "$1" != "-o" ]; do shift; done
-for name in kube-apiserver etcd; do printf '#!/bin/sh\\nexit 0\\n' > "$2$name"; chmod +x "$2$name"; done
+for name in kube-apiserver etcd kubectl; do printf '#!/bin/sh\\nexit 0\\n' > "$2$name"; chmod +x "$2$name"; done
 mkdir -p "$GOCACHE"
 """
 
@@ -56,9 +56,9 @@ class KubernetesTest(unittest.TestCase):
     def builds(self) -> int:
         return len(self.log.read_text().splitlines()) if self.log.exists() else 0
 
-    def test_both_are_built_once_and_what_it_took_is_removed(self) -> None:
+    def test_they_are_built_once_and_what_it_took_is_removed(self) -> None:
         folder = self.assets()
-        for name in ("kube-apiserver", "etcd"):
+        for name in ("kube-apiserver", "etcd", "kubectl"):
             self.assertEqual(subprocess.run([str(folder / name)], check=False).returncode, 0)
         self.assertEqual(self.assets(), folder)
         self.assertEqual(self.builds(), 1)

@@ -1,5 +1,6 @@
 //! The admin port: metrics, liveness, readiness, and what the picker thinks, for those on this machine.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -52,13 +53,7 @@ async fn metrics(State(admin): State<Admin>) -> Response {
     let pools = admin.pools.all();
     let states: Vec<_> = pools
         .iter()
-        .map(|handle| {
-            (
-                handle.pool().clone(),
-                handle.in_flight(),
-                handle.endpoints(),
-            )
-        })
+        .map(|handle| (handle.label(), handle.in_flight(), handle.endpoints()))
         .collect();
     let registry = admin
         .registry
@@ -96,6 +91,7 @@ async fn readyz(State(admin): State<Admin>) -> Response {
 struct PoolState {
     pool: String,
     in_flight: usize,
+    objectives: BTreeMap<Arc<str>, i32>,
     endpoints: Vec<EndpointState>,
 }
 
@@ -104,6 +100,7 @@ async fn state(State(admin): State<Admin>) -> Response {
     let state = pools.iter().map(|handle| PoolState {
         pool: handle.pool().to_string(),
         in_flight: handle.in_flight(),
+        objectives: handle.view().objectives.clone(),
         endpoints: handle.endpoints(),
     });
     Json(serde_json::json!({ "pools": state.collect::<Vec<_>>() })).into_response()

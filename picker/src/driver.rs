@@ -3,14 +3,17 @@
 //! Everything outside meets here. A [`Handle`] hides the [`Picker`] of one pool behind a lock that is held for one
 //! event and never across an await; what the picker asks for goes out as an [`Errand`].
 
+mod agenda;
 mod clock;
 mod flight;
 mod metrics;
 mod receipts;
+mod sources;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,13 +29,15 @@ use picker_core::request::{Request, RequestKey};
 use picker_core::route::{PoolKey, PoolRoute, Routes};
 use picker_core::time::Instant;
 use picker_core::{Event, Picker, Settings};
-use tokio::sync::{Notify, mpsc};
-use tracing::{debug, warn};
+use tokio::sync::{mpsc, watch};
+use tracing::{debug, error, warn};
 
+use self::agenda::{Agenda, Booked};
 pub use self::clock::Clock;
 pub use self::flight::Flight;
 pub use self::metrics::DriverMetrics;
 pub use self::receipts::{Receipts, Stored};
+pub use self::sources::{Need, SourceState, Sources};
 
 /// Errands that wait for the scraper; an endpoint has at most two.
 const ERRANDS_MAX: usize = 16_384;
@@ -42,6 +47,10 @@ const ERRANDS_MAX: usize = 16_384;
 pub struct Pools {
     handles: DashMap<PoolKey, Handle>,
     routes: ArcSwap<Routes>,
+    /// What `routes` is made of; whoever changes pools holds it meanwhile.
+    parts: Mutex<BTreeMap<PoolKey, PoolRoute>>,
+    ports: watch::Sender<BTreeSet<u16>>,
+    sources: Sources,
     shared: Arc<Shared>,
 }
 
@@ -53,10 +62,9 @@ struct Shared {
     receipts: Receipts,
     metrics: DriverMetrics,
     errands: mpsc::Sender<Errand>,
-    /// Wakes the timer, since some pool is due earlier than it knows.
-    alarm: Notify,
-    /// The nanosecond at which the timer wakes by itself.
-    timer_wakes: AtomicU64,
+    /// Whether endpoints are read at all.
+    reads: AtomicBool,
+    agenda: Agenda,
     requests: AtomicU64,
 }
 
@@ -69,8 +77,14 @@ pub struct Handle {
 #[derive(Debug)]
 struct Inner {
     pool: PoolKey,
+    /// The pool's name in metrics.
+    label: Arc<str>,
+    /// Whether the pool was removed; its requests in flight are still its own.
+    gone: AtomicBool,
     /// A std mutex: it is held for one event, and never across an await.
     picker: Mutex<Picker>,
+    view: ArcSwap<PoolView>,
+    booked: Booked,
     shared: Arc<Shared>,
 }
 
@@ -129,7 +143,19 @@ pub struct PoolSpec {
     pub port: Option<u16>,
     /// Its endpoints.
     pub endpoints: Vec<Endpoint>,
+    /// The priorities that its InferenceObjectives give, by their names.
+    pub objectives: BTreeMap<Arc<str>, i32>,
 }
+
+/// What is read of a pool without its lock, replaced whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PoolView {
+    /// The priorities that its InferenceObjectives give, by their names.
+    pub objectives: BTreeMap<Arc<str>, i32>,
+}
+
+/// What becomes of pools: each is as said from here on, or is gone.
+pub type Changes = Vec<(PoolKey, Option<PoolSpec>)>;
 
 // === impl Pools ===
 
@@ -148,41 +174,78 @@ impl Pools {
             receipts: Receipts::new(receipts_max_bytes),
             metrics,
             errands,
-            alarm: Notify::new(),
-            timer_wakes: AtomicU64::new(u64::MAX),
+            reads: AtomicBool::new(true),
+            agenda: Agenda::default(),
             requests: AtomicU64::new(0),
         };
         let pools = Self {
             handles: DashMap::new(),
             routes: ArcSwap::default(),
+            parts: Mutex::default(),
+            ports: watch::Sender::default(),
+            sources: Sources::default(),
             shared: Arc::new(shared),
         };
         (Arc::new(pools), receiver)
     }
 
+    /// From here on no endpoint is read, and picks go by our own load alone.
+    pub fn stop_reading(&self) {
+        self.shared.reads.store(false, Ordering::Relaxed);
+    }
+
     /// Makes the pools be exactly `specs`; a pool that stays keeps all that is known of it.
     pub fn replace(&self, specs: Vec<(PoolKey, PoolSpec)>) {
         let wanted: BTreeSet<&PoolKey> = specs.iter().map(|(pool, _)| pool).collect();
-        self.handles.retain(|pool, _| wanted.contains(pool));
-        let routes = specs.iter().map(|(pool, spec)| PoolRoute {
-            pool: pool.clone(),
-            service: spec.service.clone(),
-            port: spec.port,
-            addresses: spec
-                .endpoints
-                .iter()
-                .map(|endpoint| endpoint.address)
-                .collect(),
-        });
-        let routes = Arc::new(Routes::new(routes.collect()));
-        for (pool, spec) in specs {
+        let gone = self.all().into_iter().map(|handle| handle.pool().clone());
+        let gone = gone.filter(|pool| !wanted.contains(pool));
+        let mut changes: Changes = gone.map(|pool| (pool, None)).collect();
+        changes.extend(specs.into_iter().map(|(pool, spec)| (pool, Some(spec))));
+        self.change(changes);
+    }
+
+    /// Makes, changes and removes pools. The others are not touched, and a pool that stays keeps all that is known of it.
+    pub fn change(&self, changes: Changes) {
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        for (pool, spec) in changes {
+            let Some(spec) = spec else {
+                parts.remove(&pool);
+                if let Some((_, handle)) = self.handles.remove(&pool) {
+                    handle.inner.gone.store(true, Ordering::Relaxed);
+                    self.shared.metrics.forget(&handle.inner.label);
+                }
+                continue;
+            };
+            parts.insert(pool.clone(), route_of(&pool, &spec));
             let handle = self.handles.entry(pool.clone());
             let handle = handle
                 .or_insert_with(|| Handle::new(pool, &self.shared))
                 .clone();
+            handle.inner.view.store(Arc::new(PoolView {
+                objectives: spec.objectives,
+            }));
             handle.tell(Event::Endpoints(spec.endpoints));
         }
-        self.routes.store(routes);
+        let routes = Routes::new(parts.values().cloned().collect());
+        self.routes.store(Arc::new(routes));
+        let ports: BTreeSet<u16> = parts.values().filter_map(|route| route.port).collect();
+        self.ports.send_if_modified(|before| {
+            let changed = *before != ports;
+            *before = ports;
+            changed
+        });
+    }
+
+    /// The ports of listeners that are one pool's alone, as they change.
+    #[must_use]
+    pub fn ports(&self) -> watch::Receiver<BTreeSet<u16>> {
+        self.ports.subscribe()
+    }
+
+    /// Where pools and endpoints come from.
+    #[must_use]
+    pub fn sources(&self) -> &Sources {
+        &self.sources
     }
 
     /// Who is asked for which pool.
@@ -225,27 +288,35 @@ impl Pools {
 
     /// Calls each pool when it is due, for ever.
     pub async fn run_timer(&self) {
+        let agenda = &self.shared.agenda;
         loop {
-            // What becomes due while the pools are asked leaves a permit in the alarm.
-            self.shared.timer_wakes.store(u64::MAX, Ordering::SeqCst);
             let now = self.shared.clock.now();
-            let mut next: Option<Instant> = None;
-            for handle in self.all() {
-                next = next.into_iter().chain(handle.on_timer(now)).min();
+            while let Some(handle) = agenda.take_due(now) {
+                handle.on_timer(now);
             }
-            let wakes = next.map_or(u64::MAX, Instant::as_nanos);
-            self.shared.timer_wakes.store(wakes, Ordering::SeqCst);
-            match next {
+            // What is booked meanwhile, earlier than all else, leaves a permit in the alarm.
+            match agenda.next() {
                 Some(next) => {
                     let wait = next.saturating_since(now);
                     tokio::select! {
                         () = tokio::time::sleep(wait) => {}
-                        () = self.shared.alarm.notified() => {}
+                        () = agenda.alarm.notified() => {}
                     }
                 }
-                None => self.shared.alarm.notified().await,
+                None => agenda.alarm.notified().await,
             }
         }
+    }
+}
+
+/// How calls for a pool are known.
+fn route_of(pool: &PoolKey, spec: &PoolSpec) -> PoolRoute {
+    let addresses = spec.endpoints.iter().map(|endpoint| endpoint.address);
+    PoolRoute {
+        pool: pool.clone(),
+        service: spec.service.clone(),
+        port: spec.port,
+        addresses: Arc::new(addresses.collect()),
     }
 }
 
@@ -254,8 +325,12 @@ impl Pools {
 impl Handle {
     fn new(pool: PoolKey, shared: &Arc<Shared>) -> Self {
         let inner = Inner {
+            label: shared.metrics.label(&pool),
+            gone: AtomicBool::new(false),
             pool,
             picker: Mutex::new(Picker::new(shared.settings)),
+            view: ArcSwap::default(),
+            booked: Booked::default(),
             shared: shared.clone(),
         };
         Self {
@@ -309,7 +384,7 @@ impl Handle {
         }
         shared
             .metrics
-            .on_pick(&self.inner.pool, began.elapsed(), answer.as_ref().err());
+            .on_pick(&self.label(), began.elapsed(), answer.as_ref().err());
         answer
     }
 
@@ -332,34 +407,80 @@ impl Handle {
         self.lock().in_flight()
     }
 
-    /// Endpoints of which nothing was heard so far, neither a reading nor a failure.
+    /// Endpoints of which nothing was heard so far, neither a reading nor a failure; none where nothing is read.
     #[must_use]
     pub fn unheard(&self) -> usize {
-        self.lock().unheard()
+        if self.inner.shared.reads.load(Ordering::Relaxed) {
+            self.lock().unheard()
+        } else {
+            0
+        }
     }
 
-    /// Does what is due; returns when to be called next.
-    fn on_timer(&self, now: Instant) -> Option<Instant> {
-        let mut picker = self.lock();
-        picker.handle_timeout(now);
-        let actions: Vec<Action> = std::iter::from_fn(|| picker.poll_action()).collect();
-        drop(picker);
-        for action in actions {
+    /// The pool's name in metrics: its own, or one for all that are too many.
+    #[must_use]
+    pub fn label(&self) -> Arc<str> {
+        if self.inner.gone.load(Ordering::Relaxed) {
+            return metrics::OTHER.into();
+        }
+        self.inner.label.clone()
+    }
+
+    /// What is known of the pool without its lock.
+    #[must_use]
+    pub fn view(&self) -> Arc<PoolView> {
+        self.inner.view.load_full()
+    }
+
+    /// Does what is due.
+    fn on_timer(&self, now: Instant) {
+        for action in self.act(|picker, _| picker.handle_timeout(now)) {
             self.perform(action);
         }
-        self.lock().poll_timeout()
     }
 
     /// Gives one event to the picker and takes its answer out of the lock.
     fn actions_of(&self, event: Event) -> Vec<Action> {
+        let again = match &event {
+            Event::Arrived(arrival) => Some(arrival.clone()),
+            _ => None,
+        };
+        let mut event = Some(event);
+        self.act(|picker, now| {
+            // After a panic the picker is a new one, which has to answer an arrival all the same.
+            let event = event.take().or_else(|| again.clone().map(Event::Arrived));
+            if let Some(event) = event {
+                picker.handle_event(now, event);
+            }
+        })
+    }
+
+    /// Acts on the picker in its lock and takes what it asks for out of it. A panic costs the pool what was learnt, and
+    /// nobody else anything: the picker is made anew with the same endpoints, and acted on once more.
+    fn act(&self, mut act: impl FnMut(&mut Picker, Instant)) -> Vec<Action> {
         let shared = &self.inner.shared;
         let mut picker = self.lock();
-        picker.handle_event(shared.clock.now(), event);
-        let actions = std::iter::from_fn(|| picker.poll_action()).collect();
+        let now = shared.clock.now();
+        let mut run = |picker: &mut Picker| {
+            act(picker, now);
+            std::iter::from_fn(|| picker.poll_action()).collect()
+        };
+        let done = catch_unwind(AssertUnwindSafe(|| run(&mut picker)));
+        let actions = done.unwrap_or_else(|_| {
+            error!(pool = %self.inner.pool, "a defect: the pool begins anew, please report what stands above");
+            shared.metrics.on_panic(&self.label());
+            let endpoints = picker.known().cloned().collect();
+            *picker = Picker::new(shared.settings);
+            let again = catch_unwind(AssertUnwindSafe(|| {
+                picker.handle_event(now, Event::Endpoints(endpoints));
+                run(&mut picker)
+            }));
+            again.unwrap_or_default()
+        });
         let due = picker.poll_timeout();
         drop(picker);
-        if due.is_some_and(|due| due.as_nanos() < shared.timer_wakes.load(Ordering::SeqCst)) {
-            shared.alarm.notify_one();
+        if shared.reads.load(Ordering::Relaxed) {
+            shared.agenda.book(self, due);
         }
         actions
     }
@@ -374,7 +495,7 @@ impl Handle {
             Action::Settled(key, request_id, outcome) => {
                 let shared = &self.inner.shared;
                 shared.receipts.settle(&request_id, key, outcome);
-                shared.metrics.on_settled(&self.inner.pool, &outcome);
+                shared.metrics.on_settled(&self.label(), &outcome);
             }
             Action::Picked(_) | Action::Refused(..) => {
                 debug!(pool = %self.inner.pool, ?action, "an action that nobody waits for");
@@ -383,6 +504,9 @@ impl Handle {
     }
 
     fn send(&self, endpoint: EndpointKey, address: SocketAddr, kind: ErrandKind) {
+        if !self.inner.shared.reads.load(Ordering::Relaxed) {
+            return;
+        }
         let errand = Errand {
             pool: self.clone(),
             endpoint,
@@ -451,3 +575,6 @@ impl Refused {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

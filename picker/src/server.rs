@@ -2,6 +2,7 @@
 
 mod http2;
 mod incoming;
+mod listeners;
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -17,15 +18,18 @@ use prometheus_client::registry::Registry;
 use serde::Serialize;
 use thiserror::Error;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tracing::{info, warn};
 
+use self::listeners::Listeners;
 use crate::admin::Admin;
 use crate::discovery::file::{FileError, Files};
-use crate::driver::{DriverMetrics, PoolSpec, Pools};
+use crate::discovery::kubernetes::{Kubernetes, KubernetesError, Scope};
+use crate::driver::{DriverMetrics, Errand, PoolSpec, Pools};
 use crate::extproc::{Edge, EdgeMetrics, EdgeSettings, Inflight, Trust};
 use crate::health::HealthService;
 use crate::scrape::{ScrapeMetrics, Scraper};
@@ -43,6 +47,9 @@ pub enum ServerError {
     /// An endpoints file is wrong.
     #[error(transparent)]
     File(#[from] FileError),
+    /// The API server cannot be asked.
+    #[error(transparent)]
+    Kubernetes(#[from] KubernetesError),
     /// There is no certificate to serve.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
@@ -76,10 +83,9 @@ pub struct Listening {
 }
 
 /// A server that is bound and not yet running.
-#[derive(Debug)]
 pub struct Bound {
     serve: Serve,
-    files: Files,
+    discovery: Discovery,
     acceptor: Acceptor,
     mounted: Option<Mounted>,
     ext_proc: Vec<TcpListener>,
@@ -87,6 +93,12 @@ pub struct Bound {
     admin: TcpListener,
     /// Where it will listen.
     pub listening: Listening,
+}
+
+/// Where pools come from.
+enum Discovery {
+    Files(Files),
+    Kubernetes(Kubernetes),
 }
 
 /// Reads the endpoints files and the certificate and binds every port, so that what is wrong is known before anything
@@ -98,11 +110,14 @@ pub async fn bind(serve: Serve) -> Result<Bound, ServerError> {
     for warning in serve.upstream.warnings() {
         warn!("{warning}");
     }
-    let files = Files::read(serve.pools()?, serve.grpc_port)?;
     let (acceptor, mounted) = acceptor(&serve)?;
     let mut ext_proc = vec![listen(&serve, "--grpc-port", serve.grpc_port).await?];
-    for port in own_ports(&files.specs()) {
-        ext_proc.push(listen(&serve, "endpointPickerRef.port", port).await?);
+    let shared = address(&ext_proc[0], "--grpc-port")?;
+    let discovery = discovery(&serve, shared.port()).await?;
+    if let Discovery::Files(files) = &discovery {
+        for port in own_ports(&files.specs()) {
+            ext_proc.push(listen(&serve, "endpointPickerRef.port", port).await?);
+        }
     }
     let health = listen(&serve, "--grpc-health-port", serve.grpc_health_port).await?;
     let admin = listen(&serve, "--metrics-port", serve.metrics_port).await?;
@@ -116,7 +131,7 @@ pub async fn bind(serve: Serve) -> Result<Bound, ServerError> {
     };
     Ok(Bound {
         serve,
-        files,
+        discovery,
         acceptor,
         mounted,
         ext_proc,
@@ -124,6 +139,24 @@ pub async fn bind(serve: Serve) -> Result<Bound, ServerError> {
         admin,
         listening,
     })
+}
+
+/// The endpoints files, or else the cluster.
+async fn discovery(serve: &Serve, shared_port: u16) -> Result<Discovery, ServerError> {
+    if !serve.endpoints.is_empty() {
+        let files = Files::read(serve.pools()?, serve.grpc_port)?;
+        return Ok(Discovery::Files(files));
+    }
+    let cluster = &serve.cluster;
+    let scope = Scope {
+        namespaces: cluster.namespaces.iter().cloned().collect(),
+        pool: serve.only_pool(),
+        picker_services: cluster.picker_service.iter().cloned().collect(),
+        pod_selector: cluster.pod_selector.clone(),
+        shared_port,
+    };
+    let kubernetes = Kubernetes::new(cluster.kubeconfig.as_deref(), scope).await?;
+    Ok(Discovery::Kubernetes(kubernetes))
 }
 
 /// What the ports of ext_proc accept, and the certificate that is to be followed.
@@ -156,14 +189,8 @@ impl Bound {
     /// [`ServerError`], if a part of the server ends by itself.
     pub async fn run(self, end: impl Future<Output = ()>) -> Result<(), ServerError> {
         let mut registry = telemetry::registry();
-        let settings = Settings {
-            seed: self.serve.seed,
-            reading_interval_min: self.serve.refresh_metrics_interval,
-        };
-        let metrics = DriverMetrics::register(&mut registry);
-        let (pools, errands) = Pools::new(settings, self.serve.receipts_mib << 20, metrics);
+        let (pools, errands) = pools(&self.serve, &mut registry);
         let scraper = Scraper::new(ScrapeMetrics::register(&mut registry))?;
-        pools.replace(self.files.specs());
         let readiness = Readiness::new(pools.clone());
         let draining = CancellationToken::new();
         let edge = Edge::new(
@@ -179,14 +206,23 @@ impl Bound {
         };
 
         let tally = Arc::new(Tally::register(&mut registry));
+        let services =
+            Routes::new(edge.service()).add_service(HealthService::server(readiness.clone()));
         for listener in self.ext_proc {
-            let health = HealthService::server(readiness.clone());
             let incoming = incoming::begun(listener, self.acceptor.clone(), tally.clone());
-            tasks.ext_proc(incoming, Routes::new(edge.service()).add_service(health));
+            tasks.ext_proc(incoming, services.clone());
         }
+        let listeners = Listeners {
+            address: self.serve.bind_address,
+            acceptor: self.acceptor,
+            tally,
+            services,
+            stop: stop.clone(),
+        };
         if let Some(mounted) = self.mounted {
             tasks.forever("the certificate", mounted.follow());
         }
+        tasks.discovery(self.discovery, &pools, listeners);
         tasks.health(self.health, &readiness);
         tasks.admin(self.admin, &pools, &readiness, registry);
         let timer = pools.clone();
@@ -194,13 +230,6 @@ impl Bound {
         tasks.forever("the scraper", async move { scraper.run(errands).await });
         let watches = edge.clone();
         tasks.forever("the watches", async move { watches.run().await });
-        let follow = self.files.follow(pools.clone());
-        tasks.forever("discovery by file", async move {
-            if let Err(error) = follow.await {
-                warn!(%error, "endpoints stay as they are");
-                std::future::pending::<()>().await;
-            }
-        });
 
         info!(listening = ?self.listening, "serving");
         let ended = tokio::select! {
@@ -231,15 +260,31 @@ struct Tasks {
 }
 
 impl Tasks {
+    fn discovery(&mut self, discovery: Discovery, pools: &Arc<Pools>, listeners: Listeners) {
+        match discovery {
+            Discovery::Files(files) => {
+                pools.replace(files.specs());
+                let follow = files.follow(pools.clone());
+                self.forever("discovery by file", async move {
+                    if let Err(error) = follow.await {
+                        warn!(%error, "endpoints stay as they are");
+                        std::future::pending::<()>().await;
+                    }
+                });
+            }
+            Discovery::Kubernetes(kubernetes) => {
+                self.forever("discovery by Kubernetes", kubernetes.follow(pools.clone()));
+                self.forever("listeners of pools", listeners.follow(pools.ports()));
+            }
+        }
+    }
+
     fn ext_proc(
         &mut self,
         incoming: impl Stream<Item = io::Result<Connection>> + Send + 'static,
         services: Routes,
     ) {
-        let serving = http2::server()
-            .add_routes(services)
-            .serve_with_incoming_shutdown(incoming, self.stop.clone().cancelled_owned());
-        self.forever("ext_proc", async move { log_end(serving.await) });
+        self.forever("ext_proc", serving(incoming, services, self.stop.clone()));
     }
 
     fn health(&mut self, listener: TcpListener, readiness: &Readiness) {
@@ -288,6 +333,21 @@ impl Tasks {
     }
 }
 
+/// No pools yet, and what they will send out.
+fn pools(serve: &Serve, registry: &mut Registry) -> (Arc<Pools>, mpsc::Receiver<Errand>) {
+    let settings = Settings {
+        seed: serve.seed,
+        reading_interval_min: serve.refresh_metrics_interval,
+    };
+    let metrics = DriverMetrics::register(registry);
+    let (pools, errands) = Pools::new(settings, serve.receipts_mib << 20, metrics);
+    if !serve.cluster.read_metrics {
+        pools.stop_reading();
+    }
+    pools.sources().register(registry);
+    (pools, errands)
+}
+
 fn edge_settings(serve: &Serve) -> EdgeSettings {
     EdgeSettings {
         body_limit: serve.body_limit,
@@ -301,6 +361,18 @@ fn edge_settings(serve: &Serve) -> EdgeSettings {
         fallbacks: serve.fallbacks,
         ask_for_body: serve.ask_for_body,
     }
+}
+
+/// Serves ext_proc until `stop`.
+fn serving(
+    incoming: impl Stream<Item = io::Result<Connection>> + Send + 'static,
+    services: Routes,
+    stop: CancellationToken,
+) -> impl Future<Output = ()> + Send {
+    let serving = http2::server()
+        .add_routes(services)
+        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned());
+    async move { log_end(serving.await) }
 }
 
 fn log_end<E: std::fmt::Display>(result: Result<(), E>) {

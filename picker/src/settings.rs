@@ -1,5 +1,6 @@
 //! Settings: the command line, checked into values that cannot be wrong.
 
+mod cluster;
 mod upstream;
 
 use std::collections::BTreeSet;
@@ -12,6 +13,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use picker_core::route::PoolKey;
 use thiserror::Error;
 
+pub use self::cluster::Cluster;
 pub use self::upstream::Upstream;
 
 /// Pointsman: an endpoint picker for the Gateway API Inference Extension.
@@ -45,15 +47,18 @@ pub struct Why {
 /// How to serve.
 #[derive(Clone, Debug, Args)]
 pub struct Serve {
-    /// A file of endpoints, re-read on change; with NS/POOL= in front, of that pool. Repeatable.
-    #[arg(long = "endpoints", value_name = "[NS/POOL=]FILE", required = true)]
+    /// A file of endpoints, re-read on change; with NS/POOL= in front, of that pool. Repeatable. Kubernetes is not asked then.
+    #[arg(long = "endpoints", value_name = "[NS/POOL=]FILE")]
     pub endpoints: Vec<EndpointsArgument>,
-    /// The name of the pool whose endpoints file names none.
-    #[arg(long, default_value = "default")]
-    pub pool_name: String,
-    /// The namespace of the pool whose endpoints file names none.
+    /// The only InferencePool that is served; with endpoints files, the pool whose file names none (`default` if absent).
+    #[arg(long)]
+    pub pool_name: Option<String>,
+    /// The namespace of that pool.
     #[arg(long, env = "NAMESPACE", default_value = "default")]
     pub pool_namespace: String,
+    /// Discovery by Kubernetes.
+    #[command(flatten)]
+    pub cluster: Cluster,
     /// The address to listen on.
     #[arg(long, default_value = "0.0.0.0")]
     pub bind_address: IpAddr,
@@ -133,7 +138,7 @@ pub struct Serve {
         long,
         alias = "zap-log-level",
         env = "POINTSMAN_LOG",
-        default_value = "info"
+        default_value = "info,kube_runtime=error"
     )]
     pub log: String,
     /// Flags of upstream's that mean nothing here.
@@ -196,12 +201,20 @@ pub enum SettingsError {
 }
 
 impl Serve {
+    /// The only pool that is served of a cluster, if the flags name one.
+    #[must_use]
+    pub fn only_pool(&self) -> Option<PoolKey> {
+        let name = self.pool_name.as_deref()?;
+        Some(PoolKey::new(&self.pool_namespace, name))
+    }
+
     /// The endpoints files, each with its pool.
     ///
     /// # Errors
     /// [`SettingsError::PoolTwice`].
     pub fn pools(&self) -> Result<Vec<(PoolKey, PathBuf)>, SettingsError> {
-        let unnamed = PoolKey::new(&self.pool_namespace, &self.pool_name);
+        let name = self.pool_name.as_deref().unwrap_or("default");
+        let unnamed = PoolKey::new(&self.pool_namespace, name);
         let mut seen = BTreeSet::new();
         let mut pools = Vec::new();
         for argument in &self.endpoints {

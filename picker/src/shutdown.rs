@@ -13,6 +13,8 @@ use crate::driver::Pools;
 pub struct Readiness {
     pools: Arc<Pools>,
     draining: Arc<AtomicBool>,
+    /// Whether every endpoint was heard of at one time. Those that come later are not waited for.
+    has_started: Arc<AtomicBool>,
 }
 
 /// Something that has to come to pass before the process is ready, or has.
@@ -25,12 +27,13 @@ pub struct Guard {
 }
 
 impl Readiness {
-    /// Ready once each of `pools` has endpoints that were read, until draining begins.
+    /// Ready once the sources of `pools` have answered and the endpoints known then were read, until draining begins.
     #[must_use]
     pub fn new(pools: Arc<Pools>) -> Self {
         Self {
             pools,
             draining: Arc::default(),
+            has_started: Arc::default(),
         }
     }
 
@@ -53,14 +56,35 @@ impl Readiness {
             name: "not draining".to_owned(),
             missing: draining.then(|| "the process was told to end".to_owned()),
         }];
-        guards.extend(self.pools.all().into_iter().map(|handle| {
-            let unheard = handle.unheard();
-            Guard {
-                name: format!("first readings of pool {}", handle.pool()),
-                missing: (unheard > 0).then(|| format!("{unheard} endpoints are not read yet")),
-            }
-        }));
+        let sources = self.pools.sources().guards().into_iter();
+        guards.extend(sources.map(|(name, missing)| Guard { name, missing }));
+        let have_answered = guards[1..].iter().all(|guard| guard.missing.is_none());
+        guards.push(self.first_readings(have_answered));
         guards
+    }
+
+    /// The first readings of all endpoints; once they are there, those of later endpoints are not waited for.
+    fn first_readings(&self, sources_have_answered: bool) -> Guard {
+        let guard = |missing| Guard {
+            name: "first readings".to_owned(),
+            missing,
+        };
+        if self.has_started.load(Ordering::SeqCst) {
+            return guard(None);
+        }
+        let pools = self.pools.all();
+        let unheard = pools.iter().map(|pool| (pool.unheard(), pool));
+        if let Some((unheard, pool)) = unheard.max_by_key(|(unheard, _)| *unheard)
+            && unheard > 0
+        {
+            let pool = pool.pool();
+            return guard(Some(format!(
+                "{unheard} endpoints of pool {pool} are not read yet"
+            )));
+        }
+        self.has_started
+            .store(sources_have_answered, Ordering::SeqCst);
+        guard(None)
     }
 }
 

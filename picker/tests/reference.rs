@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::{Arg, CommandFactory};
-use picker::driver::{Ask, DriverMetrics, Errand, ErrandKind, PoolSpec, Pools};
+use picker::driver::{Ask, DriverMetrics, Errand, ErrandKind, Need, PoolSpec, Pools, SourceState};
 use picker::extproc::EdgeMetrics;
 use picker::scrape::{ScrapeMetrics, Scraper};
 use picker::settings::Arguments;
@@ -232,15 +232,15 @@ async fn exposition() -> String {
     let states = pools
         .all()
         .iter()
-        .map(|handle| {
-            (
-                handle.pool().clone(),
-                handle.in_flight(),
-                handle.endpoints(),
-            )
-        })
+        .map(|handle| (handle.label(), handle.in_flight(), handle.endpoints()))
         .collect::<Vec<_>>();
     pools.metrics().observe(&states);
+    pools.metrics().on_panic("ai/full");
+    pools.sources().register(&mut registry);
+    pools.sources().begin("pods", Need::Synced);
+    let failing = SourceState::Failing("refused".to_owned());
+    pools.sources().set("pods", failing);
+    pools.sources().note_unreadable("InferencePool");
     let mut page = String::new();
     encode(&mut page, &registry).expect("a string can be written to");
     page

@@ -163,6 +163,11 @@ impl Picker {
         self.members.iter().filter(|member| !member.heard()).count()
     }
 
+    /// Every endpoint as discovery describes it.
+    pub fn known(&self) -> impl Iterator<Item = &Endpoint> {
+        self.members.iter().map(|member| &member.endpoint)
+    }
+
     /// Every endpoint as it is known at `now`.
     #[must_use]
     pub fn endpoints(&self, now: Instant) -> Vec<EndpointState> {

@@ -48,7 +48,7 @@ pub struct PoolRoute {
     /// The port of a listener that is this pool's alone.
     pub port: Option<u16>,
     /// The addresses of the pool's endpoints.
-    pub addresses: BTreeSet<SocketAddr>,
+    pub addresses: Arc<BTreeSet<SocketAddr>>,
 }
 
 /// What a call says of the pool it is for.
@@ -329,7 +329,7 @@ mod tests {
             pool: PoolKey::new("ai", name),
             service: service.map(Arc::from),
             port,
-            addresses: BTreeSet::from([address.parse().expect("an address")]),
+            addresses: Arc::new(BTreeSet::from([address.parse().expect("an address")])),
         };
         Routes::new(vec![
             route("chat", Some("chat-epp"), None, "10.0.0.1:8000"),

@@ -1,5 +1,7 @@
 //! What the driver counts: picks, what became of them, and the state of each pool's endpoints.
 
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use picker_core::action::Refusal;
@@ -28,7 +30,16 @@ pub struct DriverMetrics {
     endpoints: Family<OfState, Gauge>,
     own: Family<OfEndpoint, Gauge>,
     foreign: Family<OfEndpoint, Gauge<f64, std::sync::atomic::AtomicU64>>,
+    panics: Family<OfPool, Counter>,
+    labelled: Arc<Mutex<BTreeSet<Arc<str>>>>,
 }
+
+/// The most pools that have series of their own; the others share one name.
+const POOLS_LABELLED_MAX: usize = 2_000;
+/// The name that they share.
+pub(super) const OTHER: &str = "other";
+/// The most endpoints that have series of their own.
+const ENDPOINTS_LABELLED_MAX: usize = 5_000;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfPool {
@@ -89,6 +100,8 @@ impl DriverMetrics {
             endpoints: Family::default(),
             own: Family::default(),
             foreign: Family::default(),
+            panics: Family::default(),
+            labelled: Arc::default(),
         };
         let m = &metrics;
         registry.register("pointsman_picks", "Requests placed", m.picks.clone());
@@ -135,10 +148,55 @@ impl DriverMetrics {
             "Requests of others, smoothed",
             m.foreign.clone(),
         );
+        registry.register(
+            "pointsman_panics",
+            "Defects after which a pool began anew",
+            m.panics.clone(),
+        );
         metrics
     }
 
-    pub(super) fn on_pick(&self, pool: &PoolKey, took: Duration, refused: Option<&Refused>) {
+    /// The name of a pool in metrics. There is a bound, as pools are made by many people.
+    pub(super) fn label(&self, pool: &PoolKey) -> Arc<str> {
+        let mut labelled = self.labelled.lock().unwrap_or_else(PoisonError::into_inner);
+        if labelled.len() >= POOLS_LABELLED_MAX {
+            return OTHER.into();
+        }
+        let label: Arc<str> = pool.to_string().into();
+        labelled.insert(label.clone());
+        label
+    }
+
+    /// Removes the series of a pool that is gone.
+    pub(super) fn forget(&self, label: &Arc<str>) {
+        let mut labelled = self.labelled.lock().unwrap_or_else(PoisonError::into_inner);
+        if !labelled.remove(label) {
+            return;
+        }
+        let pool = || label.to_string();
+        self.picks.remove(&OfPool { pool: pool() });
+        self.ttft.remove(&OfPool { pool: pool() });
+        self.panics.remove(&OfPool { pool: pool() });
+        for reason in ["no_endpoints", "empty_subset"] {
+            let pool = pool();
+            self.refusals.remove(&OfRefusal { pool, reason });
+        }
+        for end in ["completed", "failed", "abandoned", "presumed"] {
+            self.ended.remove(&OfEnd { pool: pool(), end });
+        }
+        for status in ["2xx", "3xx", "4xx", "5xx", "other"] {
+            let pool = pool();
+            self.responses.remove(&OfStatus { pool, status });
+        }
+    }
+
+    /// Counts a defect after which a pool began anew.
+    pub fn on_panic(&self, pool: &str) {
+        let pool = pool.to_owned();
+        self.panics.get_or_create(&OfPool { pool }).inc();
+    }
+
+    pub(super) fn on_pick(&self, pool: &str, took: Duration, refused: Option<&Refused>) {
         let pool = pool.to_string();
         self.pick_duration.observe(took.as_secs_f64());
         match refused {
@@ -155,7 +213,7 @@ impl DriverMetrics {
         };
     }
 
-    pub(super) fn on_settled(&self, pool: &PoolKey, outcome: &Outcome) {
+    pub(super) fn on_settled(&self, pool: &str, outcome: &Outcome) {
         let pool = pool.to_string();
         let end = match outcome.end {
             End::Completed => "completed",
@@ -184,33 +242,35 @@ impl DriverMetrics {
     }
 
     /// Sets the gauges anew from what the pools hold; series of what is gone are gone.
-    pub fn observe(&self, pools: &[(PoolKey, usize, Vec<EndpointState>)]) {
+    pub fn observe(&self, pools: &[(Arc<str>, usize, Vec<EndpointState>)]) {
         self.in_flight.clear();
         self.endpoints.clear();
         self.own.clear();
         self.foreign.clear();
+        let mut left = ENDPOINTS_LABELLED_MAX;
         for (pool, in_flight, endpoints) in pools {
-            let pool = pool.to_string();
-            let of_pool = OfPool { pool: pool.clone() };
-            self.in_flight
-                .get_or_create(&of_pool)
-                .set(gauge(*in_flight as u64));
+            // Pools that share a name add up.
+            let name = || pool.to_string();
+            let in_flight = gauge(*in_flight as u64);
+            let of_pool = OfPool { pool: name() };
+            self.in_flight.get_or_create(&of_pool).inc_by(in_flight);
             let suspect = endpoints
                 .iter()
                 .filter(|one| one.suspicion.is_some())
                 .count();
             for (state, count) in [("healthy", endpoints.len() - suspect), ("suspect", suspect)] {
-                let labels = OfState {
-                    pool: pool.clone(),
+                let of_state = OfState {
+                    pool: name(),
                     state,
                 };
-                self.endpoints
-                    .get_or_create(&labels)
-                    .set(gauge(count as u64));
+                let count = gauge(count as u64);
+                self.endpoints.get_or_create(&of_state).inc_by(count);
             }
-            for one in endpoints {
+            let shown = if **pool == *OTHER { 0 } else { left };
+            for one in endpoints.iter().take(shown) {
+                left -= 1;
                 let labels = OfEndpoint {
-                    pool: pool.clone(),
+                    pool: name(),
                     endpoint: one.name.to_string(),
                 };
                 self.own.get_or_create(&labels).set(gauge(one.own.requests));

@@ -1,0 +1,270 @@
+//! Kubernetes: the InferencePools of a cluster, of some namespaces, or one; followed by watches.
+
+mod inventory;
+mod object;
+mod watch;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crds::inference_pool::v1alpha2;
+use crds::{InferenceObjective, InferencePool, LegacyInferenceObjective};
+use futures::FutureExt;
+use futures::stream::{self, BoxStream, StreamExt};
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1;
+use kube::api::{ApiResource, DynamicObject};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::runtime::watcher;
+use kube::{Api, Client, Config, Resource};
+use picker_core::route::PoolKey;
+use thiserror::Error;
+use tokio::time::sleep;
+use tracing::info;
+
+use self::inventory::{Change, Edition, Inventory, Wanted};
+use self::object::{Objective, Pod, Pool, Service};
+use self::watch::Watch;
+use crate::driver::{Need, Pools};
+
+/// The wait between news and acting on it: many changes come together, and each costs little if taken with others.
+const SETTLE: Duration = Duration::from_millis(5);
+/// The most changes that are taken together.
+const BATCH_MAX: usize = 10_000;
+
+/// Which pools are served, and which pods are looked at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scope {
+    /// The namespaces; every one if there are none.
+    pub namespaces: BTreeSet<String>,
+    /// This pool alone, in its namespace.
+    pub pool: Option<PoolKey>,
+    /// Pools whose picker is a Service of one of these names; if there are none, of any.
+    pub picker_services: BTreeSet<String>,
+    /// Only pods with these labels are watched, in the form of `kubectl --selector`.
+    pub pod_selector: Option<String>,
+    /// The port of the listener for all pools.
+    pub shared_port: u16,
+}
+
+/// Why the API server cannot be asked.
+#[derive(Debug, Error)]
+pub enum KubernetesError {
+    /// The kubeconfig is wrong.
+    #[error("--kubeconfig {0}: {1}")]
+    Kubeconfig(PathBuf, kube::config::KubeconfigError),
+    /// There is none, and this is no pod.
+    #[error(
+        "no pools: this is no pod of a cluster ({0}); give --endpoints FILE for model servers without Kubernetes, or --kubeconfig FILE"
+    )]
+    NotInCluster(kube::config::InClusterError),
+    /// The client cannot be set up.
+    #[error("the client of the API server: {0}")]
+    Client(kube::Error),
+}
+
+/// The cluster whose pools are served.
+pub struct Kubernetes {
+    client: Client,
+    scope: Scope,
+}
+
+/// Something that a watch told.
+enum Note {
+    Pod(Change<Pod>),
+    Pool(Edition, Change<Pool>),
+    Service(Change<Service>),
+    Objective(Edition, Change<Objective>),
+}
+
+impl Kubernetes {
+    /// Sets up the client, by a kubeconfig or as a pod; the API server is not asked yet.
+    ///
+    /// # Errors
+    /// [`KubernetesError`].
+    pub async fn new(kubeconfig: Option<&Path>, mut scope: Scope) -> Result<Self, KubernetesError> {
+        let config = match kubeconfig {
+            Some(file) => {
+                let wrong = |error| KubernetesError::Kubeconfig(file.to_owned(), error);
+                let read = Kubeconfig::read_from(file).map_err(wrong)?;
+                let options = KubeConfigOptions::default();
+                let config = Config::from_custom_kubeconfig(read, &options).await;
+                config.map_err(wrong)?
+            }
+            None => Config::incluster().map_err(KubernetesError::NotInCluster)?,
+        };
+        let client = Client::try_from(config).map_err(KubernetesError::Client)?;
+        if let Some(pool) = &scope.pool {
+            scope.namespaces = BTreeSet::from([pool.namespace.to_string()]);
+        }
+        Ok(Self { client, scope })
+    }
+
+    /// Announces every watch to the sources of `pools`, so that readiness waits for it, and follows them for ever.
+    pub fn follow(self, pools: Arc<Pools>) -> impl Future<Output = ()> + Send {
+        let mut inventory = Inventory::new(Wanted {
+            pool: self.scope.pool.clone(),
+            services: self.scope.picker_services.clone(),
+            shared_port: self.scope.shared_port,
+        });
+        let mut notes = self.watches(&pools);
+        async move {
+            while let Some(note) = notes.next().await {
+                inventory.take(note);
+                sleep(SETTLE).await;
+                for _ in 0..BATCH_MAX {
+                    match notes.next().now_or_never() {
+                        Some(Some(note)) => inventory.take(note),
+                        _ => break,
+                    }
+                }
+                let touched = inventory.take_touched();
+                if !touched.is_empty() {
+                    for (pool, spec) in &touched {
+                        match spec {
+                            Some(spec) => info!(%pool, endpoints = spec.endpoints.len(), "served"),
+                            None => info!(%pool, "not served"),
+                        }
+                    }
+                    pools.change(touched);
+                }
+            }
+        }
+    }
+
+    fn watches(&self, pools: &Arc<Pools>) -> BoxStream<'static, Note> {
+        let one_pool = watcher::Config {
+            field_selector: self
+                .scope
+                .pool
+                .as_ref()
+                .map(|pool| format!("metadata.name={}", pool.name)),
+            ..watcher::Config::default()
+        };
+        let pods = watcher::Config {
+            label_selector: self.scope.pod_selector.clone(),
+            ..watcher::Config::default()
+        };
+        let any = watcher::Config::default();
+        let mut all: Vec<BoxStream<'static, Note>> = Vec::new();
+        for namespace in self.places() {
+            let begin = |need: Need, watch: &Watch<DynamicObject>| {
+                pools.sources().begin(&watch.name, need);
+            };
+            let of_pools = Need::OneOf("pools");
+            let watch = self.custom::<InferencePool>(namespace.as_ref(), &one_pool);
+            begin(of_pools, &watch);
+            let changes = watch.changes(Pool::of_v1, pools.clone());
+            all.push(changes.map(|one| Note::Pool(Edition::Current, one)).boxed());
+            let watch = self.custom::<v1alpha2::InferencePool>(namespace.as_ref(), &one_pool);
+            begin(of_pools, &watch);
+            let changes = watch.changes(Pool::of_v1alpha2, pools.clone());
+            all.push(changes.map(|one| Note::Pool(Edition::Older, one)).boxed());
+            let watch = self.custom::<InferenceObjective>(namespace.as_ref(), &any);
+            begin(Need::Answered, &watch);
+            let changes = watch.changes(Objective::of_llm_d, pools.clone());
+            all.push(
+                changes
+                    .map(|one| Note::Objective(Edition::Current, one))
+                    .boxed(),
+            );
+            let watch = self.custom::<LegacyInferenceObjective>(namespace.as_ref(), &any);
+            begin(Need::Answered, &watch);
+            let changes = watch.changes(Objective::of_legacy, pools.clone());
+            all.push(
+                changes
+                    .map(|one| Note::Objective(Edition::Older, one))
+                    .boxed(),
+            );
+            let watch = self.built_in::<v1::Pod>("Pod", namespace.as_ref(), &pods);
+            pools.sources().begin(&watch.name, Need::Synced);
+            all.push(watch.changes(Pod::of, pools.clone()).map(Note::Pod).boxed());
+            let watch = self.built_in::<v1::Service>("Service", namespace.as_ref(), &any);
+            pools.sources().begin(&watch.name, Need::Answered);
+            all.push(
+                watch
+                    .changes(Service::of, pools.clone())
+                    .map(Note::Service)
+                    .boxed(),
+            );
+        }
+        stream::select_all(all).boxed()
+    }
+
+    /// The namespaces to be watched, or the one answer that every one is.
+    fn places(&self) -> Vec<Option<Arc<str>>> {
+        if self.scope.namespaces.is_empty() {
+            return vec![None];
+        }
+        let names = self.scope.namespaces.iter();
+        names.map(|name| Some(name.as_str().into())).collect()
+    }
+
+    /// A watch of custom resources, whose objects are read one by one.
+    fn custom<K: Resource<DynamicType = ()>>(
+        &self,
+        namespace: Option<&Arc<str>>,
+        config: &watcher::Config,
+    ) -> Watch<DynamicObject> {
+        let resource = ApiResource::erase::<K>(&());
+        let api = match namespace {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
+            None => Api::all_with(self.client.clone(), &resource),
+        };
+        let kind = match &*resource.kind {
+            "InferencePool" => "InferencePool",
+            _ => "InferenceObjective",
+        };
+        let plural = format!("{}.{}", resource.plural, resource.group);
+        watch(kind, &plural, api, namespace, config)
+    }
+
+    fn built_in<K>(
+        &self,
+        kind: &'static str,
+        namespace: Option<&Arc<str>>,
+        config: &watcher::Config,
+    ) -> Watch<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        let api = match namespace {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        };
+        watch(kind, &K::plural(&()), api, namespace, config)
+    }
+}
+
+fn watch<K>(
+    kind: &'static str,
+    plural: &str,
+    api: Api<K>,
+    namespace: Option<&Arc<str>>,
+    config: &watcher::Config,
+) -> Watch<K> {
+    let place = namespace.map_or("all namespaces".to_owned(), |one| {
+        format!("namespace {one}")
+    });
+    Watch {
+        name: format!("{plural} in {place}"),
+        api,
+        namespace: namespace.cloned(),
+        config: config.clone(),
+        kind,
+        remedy: format!("grant get, list and watch on {plural} in {place}"),
+    }
+}
+
+impl Inventory {
+    fn take(&mut self, note: Note) {
+        match note {
+            Note::Pod(change) => self.on_pod(change),
+            Note::Pool(edition, change) => self.on_pool(edition, change),
+            Note::Service(change) => self.on_service(change),
+            Note::Objective(edition, change) => self.on_objective(edition, change),
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! The picker in a cluster: a real API server with its etcd, a real Envoy, and simulated servers where pods would be.
+
+mod kubernetes {
+    pub(crate) mod api_server;
+    pub(crate) mod object;
+    pub(crate) mod scene;
+
+    mod life;
+    mod outage;
+    mod reach;
+    mod rights;
+}
