@@ -249,7 +249,8 @@ impl Pattern {
         // The group keeps the anchors outside of an alternation.
         let whole = RegexBuilder::new(&format!("^(?:{source})$"))
             .size_limit(REGEX_BYTES_MAX)
-            .dfa_size_limit(REGEX_BYTES_MAX)
+            // Without the lazy automaton: its cache is megabytes for each expression and thread, and paths are short.
+            .dfa_size_limit(0)
             .build();
         let compiled =
             whole.map_err(|error| Unusable::Pattern(source.clone(), error.to_string()))?;
