@@ -28,7 +28,7 @@ use tracing::{info, warn};
 use self::listeners::Listeners;
 use crate::admin::Admin;
 use crate::discovery::file::{FileError, Files};
-use crate::discovery::kubernetes::{Kubernetes, KubernetesError, Scope};
+use crate::discovery::kubernetes::{Kubernetes, KubernetesError, Replicas, Scope};
 use crate::driver::{DriverMetrics, Errand, PoolSpec, Pools};
 use crate::extproc::{Edge, EdgeMetrics, EdgeSettings, Inflight, Trust};
 use crate::health::HealthService;
@@ -154,6 +154,10 @@ async fn discovery(serve: &Serve, shared_port: u16) -> Result<Discovery, ServerE
         picker_services: cluster.picker_service.iter().cloned().collect(),
         pod_selector: cluster.pod_selector.clone(),
         shared_port,
+        publish: cluster.publish_services.clone().map(|selector| Replicas {
+            namespace: serve.pool_namespace.clone(),
+            selector,
+        }),
     };
     let kubernetes = Kubernetes::new(cluster.kubeconfig.as_deref(), scope).await?;
     Ok(Discovery::Kubernetes(kubernetes))

@@ -7,6 +7,7 @@ mod kubernetes {
 
     mod life;
     mod outage;
+    mod publish;
     mod reach;
     mod rights;
 }

@@ -2,16 +2,20 @@
 
 mod inventory;
 mod object;
+mod publish;
 mod watch;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use std::{iter, mem};
 
 use crds::inference_pool::v1alpha2;
 use crds::{InferenceObjective, InferencePool, LegacyInferenceObjective};
 use futures::FutureExt;
+use futures::future::join;
 use futures::stream::{self, BoxStream, StreamExt};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1;
@@ -21,13 +25,15 @@ use kube::runtime::watcher;
 use kube::{Api, Client, Config, Resource};
 use picker_core::route::PoolKey;
 use thiserror::Error;
+use tokio::sync::watch as cell;
 use tokio::time::sleep;
 use tracing::info;
 
 use self::inventory::{Change, Edition, Inventory, Wanted};
-use self::object::{Objective, Pod, Pool, Service};
+use self::object::{ObjectKey, Objective, Pod, Pool, Service};
+use self::publish::{Desired, Publisher};
 use self::watch::Watch;
-use crate::driver::{Need, Pools};
+use crate::driver::{Changes, Need, Pools};
 
 /// The wait between news and acting on it: many changes come together, and each costs little if taken with others.
 const SETTLE: Duration = Duration::from_millis(5);
@@ -47,6 +53,17 @@ pub struct Scope {
     pub pod_selector: Option<String>,
     /// The port of the listener for all pools.
     pub shared_port: u16,
+    /// Whether the Services that pools name are kept, and who they lead to.
+    pub publish: Option<Replicas>,
+}
+
+/// The picker's own pods.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Replicas {
+    /// Their namespace.
+    pub namespace: String,
+    /// Their labels, in the form of `kubectl --selector`.
+    pub selector: String,
 }
 
 /// Why the API server cannot be asked.
@@ -77,6 +94,7 @@ enum Note {
     Pool(Edition, Change<Pool>),
     Service(Change<Service>),
     Objective(Edition, Change<Objective>),
+    Replica(Change<Pod>),
 }
 
 impl Kubernetes {
@@ -110,25 +128,44 @@ impl Kubernetes {
             shared_port: self.scope.shared_port,
         });
         let mut notes = self.watches(&pools);
-        async move {
+        let (desired, wanted) = cell::channel(Desired::default());
+        let publisher = self.scope.publish.is_some().then(|| {
+            let publisher = Publisher {
+                client: self.client.clone(),
+                namespaces: self.scope.namespaces.clone(),
+                port: self.scope.shared_port,
+                pools: pools.clone(),
+            };
+            publisher.begin();
+            publisher
+        });
+        let discovery = async move {
+            let mut replicas = BTreeMap::new();
             while let Some(note) = notes.next().await {
-                inventory.take(note);
                 sleep(SETTLE).await;
-                for _ in 0..BATCH_MAX {
-                    match notes.next().now_or_never() {
-                        Some(Some(note)) => inventory.take(note),
-                        _ => break,
+                let rest = (1..BATCH_MAX).map_while(|_| notes.next().now_or_never().flatten());
+                for note in iter::once(note).chain(rest) {
+                    match note {
+                        Note::Replica(change) => note_replica(&mut replicas, change),
+                        other => inventory.take(other),
                     }
                 }
-                let touched = inventory.take_touched();
-                if !touched.is_empty() {
-                    for (pool, spec) in &touched {
-                        match spec {
-                            Some(spec) => info!(%pool, endpoints = spec.endpoints.len(), "served"),
-                            None => info!(%pool, "not served"),
-                        }
-                    }
-                    pools.change(touched);
+                publish_pools(&pools, inventory.take_touched());
+                if desired.receiver_count() > 0 {
+                    let now = Desired {
+                        services: inventory.picker_services(),
+                        replicas: replicas.values().copied().collect(),
+                    };
+                    desired.send_if_modified(|before| mem::replace(before, now) != *before);
+                }
+            }
+        };
+        async move {
+            match publisher {
+                Some(publisher) => drop(join(discovery, publisher.follow(wanted)).await),
+                None => {
+                    drop(wanted);
+                    discovery.await;
                 }
             }
         }
@@ -190,7 +227,23 @@ impl Kubernetes {
                     .boxed(),
             );
         }
+        all.extend(self.replicas(pools));
         stream::select_all(all).boxed()
+    }
+
+    /// The watch of the picker's own pods, where Services are to lead to them.
+    fn replicas(&self, pools: &Arc<Pools>) -> Option<BoxStream<'static, Note>> {
+        let replicas = self.scope.publish.as_ref()?;
+        let config = watcher::Config {
+            label_selector: Some(replicas.selector.clone()),
+            ..watcher::Config::default()
+        };
+        let namespace = replicas.namespace.as_str().into();
+        let mut watch = self.built_in::<v1::Pod>("Pod", Some(&namespace), &config);
+        watch.name = format!("replicas: {}", watch.name);
+        pools.sources().begin(&watch.name, Need::Answered);
+        let changes = watch.changes(Pod::of, pools.clone());
+        Some(changes.map(Note::Replica).boxed())
     }
 
     /// The namespaces to be watched, or the one answer that every one is.
@@ -218,7 +271,7 @@ impl Kubernetes {
             _ => "InferenceObjective",
         };
         let plural = format!("{}.{}", resource.plural, resource.group);
-        watch(kind, &plural, api, namespace, config)
+        watch_of(kind, &plural, api, namespace, config)
     }
 
     fn built_in<K>(
@@ -234,11 +287,11 @@ impl Kubernetes {
             Some(namespace) => Api::namespaced(self.client.clone(), namespace),
             None => Api::all(self.client.clone()),
         };
-        watch(kind, &K::plural(&()), api, namespace, config)
+        watch_of(kind, &K::plural(&()), api, namespace, config)
     }
 }
 
-fn watch<K>(
+fn watch_of<K>(
     kind: &'static str,
     plural: &str,
     api: Api<K>,
@@ -265,6 +318,29 @@ impl Inventory {
             Note::Pool(edition, change) => self.on_pool(edition, change),
             Note::Service(change) => self.on_service(change),
             Note::Objective(edition, change) => self.on_objective(edition, change),
+            Note::Replica(_) => {}
         }
+    }
+}
+
+/// Makes the pools be as changes have left them.
+fn publish_pools(pools: &Pools, touched: Changes) {
+    for (pool, spec) in &touched {
+        match spec {
+            Some(spec) => info!(%pool, endpoints = spec.endpoints.len(), "served"),
+            None => info!(%pool, "not served"),
+        }
+    }
+    if !touched.is_empty() {
+        pools.change(touched);
+    }
+}
+
+/// Takes over a change of the picker's own pods: those that are ready, with their addresses.
+fn note_replica(replicas: &mut BTreeMap<ObjectKey, IpAddr>, change: Change<Pod>) {
+    match change {
+        Change::Set(key, pod) => drop(replicas.insert(key, pod.ip)),
+        Change::Gone(key) => drop(replicas.remove(&key)),
+        Change::Only(_, keys) => replicas.retain(|key, _| keys.contains(key)),
     }
 }

@@ -19,6 +19,10 @@ pub struct Cluster {
     /// Watch only pods with these labels, as `kubectl --selector` has them; in a large cluster this saves memory.
     #[arg(long, value_name = "LABELS")]
     pub pod_selector: Option<String>,
+    /// Keep, in each served namespace, the Services that pools name as their picker, leading to those pods in the picker's own
+    /// namespace (`NAMESPACE`) that have these labels. Needs rights of its own.
+    #[arg(long, value_name = "LABELS")]
+    pub publish_services: Option<String>,
     /// Whether metrics pages and models of endpoints are read; if not, picks go by our own load alone.
     #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
           default_value_t = true, default_missing_value = "true")]

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::api::core::v1::{Pod, Secret, Service};
 use kube::Api;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
@@ -25,16 +25,27 @@ const ALL: &[&str] = &[
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_the_cluster_role_it_serves_and_can_neither_read_secrets_nor_write() {
-    check("cluster", "pointsman", "anywhere").await;
+    drop(check("cluster", "pointsman", "anywhere").await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_the_namespaced_role_it_serves_and_can_neither_read_secrets_nor_write() {
-    check("namespaced", "models", "models").await;
+    drop(check("namespaced", "models", "models").await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_the_rights_to_publish_it_may_write_services_and_nothing_else() {
+    let (api_server, _picker) = check("publishing", "pointsman", "anywhere").await;
+    let services: Api<Service> = Api::namespaced(api_server.client.clone(), "anywhere");
+    eventually("the Service of the pool is there", async || {
+        let service = services.get_opt("chat-epp").await.expect("an answer");
+        service.is_some()
+    })
+    .await;
 }
 
 /// Applies an overlay and runs the binary with its flags, as its service account, for a pool in `served`.
-async fn check(overlay: &str, home: &str, served: &str) {
+async fn check(overlay: &str, home: &str, served: &str) -> (ApiServer, Picker) {
     let api_server = ApiServer::start().await;
     let client = api_server.client.clone();
     install_crds(&client, ALL).await;
@@ -51,7 +62,7 @@ async fn check(overlay: &str, home: &str, served: &str) {
 
     let token = api_server.kubectl(&["create", "token", "pointsman", "--namespace", home], "");
     let kubeconfig = api_server.kubeconfig("pointsman", Some(token.trim()));
-    let picker = Picker::start(&flags(&rendered, home), &kubeconfig);
+    let picker = Picker::start(&flags(&rendered, home), &kubeconfig, home);
     let expected = at.to_string();
     eventually("the picker serves the pool", async || {
         picker.get("/debug/state").await.contains(&expected)
@@ -65,6 +76,7 @@ async fn check(overlay: &str, home: &str, served: &str) {
     let page = picker.get("/readyz").await;
     assert!(!page.contains("forbidden"), "{page}");
     refused(&client_of(&kubeconfig).await, served).await;
+    (api_server, picker)
 }
 
 /// What the service account must not do.
@@ -117,6 +129,7 @@ async fn every_manifest_is_accepted_by_the_api_server() {
     for overlay in [
         "cluster",
         "namespaced",
+        "publishing",
         "examples/simulated",
         "examples/vllm-lora",
     ] {
@@ -172,7 +185,7 @@ struct Picker {
 }
 
 impl Picker {
-    fn start(flags: &[String], kubeconfig: &Path) -> Self {
+    fn start(flags: &[String], kubeconfig: &Path, namespace: &str) -> Self {
         let own = [
             "--bind-address=127.0.0.1",
             "--grpc-port=0",
@@ -184,6 +197,7 @@ impl Picker {
             .args(flags)
             .args(own)
             .env("KUBECONFIG", kubeconfig)
+            .env("NAMESPACE", namespace)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()

@@ -135,6 +135,30 @@ impl Inventory {
         touched.into_iter().map(spec).collect()
     }
 
+    /// The Services, by namespace, that served pools name as their picker, each with its ports.
+    pub(super) fn picker_services(&self) -> BTreeMap<ObjectKey, BTreeSet<u16>> {
+        let mut services: BTreeMap<ObjectKey, BTreeSet<u16>> = BTreeMap::new();
+        for (namespace, of) in &self.namespaces {
+            for (name, editions) in &of.pools {
+                let key = PoolKey {
+                    namespace: namespace.clone(),
+                    name: name.clone(),
+                };
+                let Some(pool) = editions.chosen().filter(|pool| self.serves(&key, pool)) else {
+                    continue;
+                };
+                if let Some((service, port)) = &pool.service {
+                    let key = ObjectKey {
+                        namespace: namespace.clone(),
+                        name: service.clone(),
+                    };
+                    services.entry(key).or_default().extend(port);
+                }
+            }
+        }
+        services
+    }
+
     fn serves(&self, key: &PoolKey, pool: &Pool) -> bool {
         if let Some(only) = &self.wanted.pool {
             return only == key;
