@@ -212,21 +212,22 @@ impl Bound {
         let tally = Arc::new(Tally::register(&mut registry));
         let services =
             Routes::new(edge.service()).add_service(HealthService::server(readiness.clone()));
+        let listeners = Listeners {
+            address: self.serve.bind_address,
+            acceptor: self.acceptor.clone(),
+            tally: tally.clone(),
+            services: services.clone(),
+            stop: stop.clone(),
+        };
+        // Before anything is served, so that the first call finds the pools of files.
+        tasks.discovery(self.discovery, &pools, listeners);
         for listener in self.ext_proc {
             let incoming = incoming::begun(listener, self.acceptor.clone(), tally.clone());
             tasks.ext_proc(incoming, services.clone());
         }
-        let listeners = Listeners {
-            address: self.serve.bind_address,
-            acceptor: self.acceptor,
-            tally,
-            services,
-            stop: stop.clone(),
-        };
         if let Some(mounted) = self.mounted {
             tasks.forever("the certificate", mounted.follow());
         }
-        tasks.discovery(self.discovery, &pools, listeners);
         tasks.health(self.health, &readiness);
         tasks.admin(self.admin, &pools, &readiness, registry);
         let timer = pools.clone();

@@ -1,4 +1,4 @@
-//! A real Envoy as a child process, configured from `deploy/envoy/pointsman.yaml`.
+//! A real Envoy as a child process, configured from the samples of `deploy/envoy`.
 
 mod configuration;
 
@@ -16,6 +16,7 @@ use thiserror::Error;
 use tokio::time::{Instant, sleep};
 
 pub use self::configuration::{Route, Upstream};
+use crate::load::ext_proc::Follow;
 
 /// How long Envoy may take to start; it takes about a second where nothing else runs.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -37,8 +38,23 @@ pub struct Plan {
     pub servers: Vec<SocketAddr>,
     /// Where requests go, by the beginning of their path; the first that fits counts.
     pub routes: Vec<Route>,
+    /// How the picker follows responses, and with that the sample to start from.
+    pub follow: Follow,
+    /// What is other than in the sample.
+    pub differences: Differences,
     /// Worker threads.
     pub concurrency: usize,
+}
+
+/// What is other than in a sample.
+#[derive(Clone, Debug, Default)]
+pub struct Differences {
+    /// Metadata of the calls that ask the picker, where it is not that of the sample.
+    pub call_metadata: Vec<(&'static str, &'static str)>,
+    /// Whether trailers of HTTP/1 messages count; Envoy leaves them out by default.
+    pub trailers: bool,
+    /// What is sent to the picker, if it is not what the sample says: a `ProcessingMode` of Envoy's ext_proc filter.
+    pub processing_mode: Option<Value>,
 }
 
 /// A running Envoy; dropping it ends the process.
@@ -71,8 +87,8 @@ pub enum EnvoyError {
     /// The executable could not be started.
     #[error("{0} cannot be started: {1}; fetch it with `python3 tools/fetch.py envoy`")]
     Spawn(PathBuf, io::Error),
-    /// `deploy/envoy/pointsman.yaml` is not as expected.
-    #[error("deploy/envoy/pointsman.yaml: {0}")]
+    /// A sample is not as expected.
+    #[error("the sample in deploy/envoy: {0}")]
     Configuration(String),
     /// It has not become ready.
     #[error(

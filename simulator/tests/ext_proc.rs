@@ -11,7 +11,7 @@ use envoy_types::pb::envoy::config::core::v3::HeaderMap;
 use envoy_types::pb::envoy::service::ext_proc::v3::ProcessingRequest;
 use envoy_types::pb::envoy::service::ext_proc::v3::processing_request::Request as Part;
 use simulator::engine::Profile;
-use simulator::envoy::{Envoy, Plan, Route, Upstream};
+use simulator::envoy::{Differences, Envoy, Plan, Route, Upstream};
 use simulator::load::ext_proc::{ExtProc, Follow};
 use simulator::load::{self, LoadPlan, LoadReport, Target};
 use simulator::noop::{Call, Noop};
@@ -235,6 +235,8 @@ async fn a_real_envoy_says_the_same() {
             to: Upstream::OverrideHost,
             pool: None,
         }],
+        follow: Follow::Full,
+        differences: Differences::default(),
         concurrency: 1,
     };
     let envoy = Envoy::start(&plan).await.expect("Envoy starts");

@@ -9,6 +9,7 @@ use envoy_types::pb::envoy::config::core::v3::{HeaderMap, HeaderValue, Metadata}
 use envoy_types::pb::google::protobuf::Value;
 use envoy_types::pb::google::protobuf::value::Kind;
 use picker_core::endpoint::Subset;
+use picker_core::refusal::Dialect;
 use picker_core::request::MODEL_HEADER;
 
 /// The header, and the key of dynamic metadata, that says where a request goes.
@@ -68,6 +69,8 @@ pub(super) struct Head {
     pub(super) new_id: bool,
     /// The model, where a filter before us has put it into a header.
     pub(super) model: Option<String>,
+    /// The errors that the client understands.
+    pub(super) dialect: Dialect,
     /// The length of the body, where the client says it.
     pub(super) content_length: Option<u64>,
     /// Control headers that stand there, and are to be removed.
@@ -87,6 +90,10 @@ impl Head {
         Self {
             path: header(":path").unwrap_or_default().to_owned(),
             new_id: id.is_none(),
+            dialect: Dialect::of(
+                header(":path").unwrap_or_default(),
+                header("content-type").unwrap_or_default(),
+            ),
             model: header(MODEL_HEADER).map(str::to_owned),
             content_length: header("content-length").and_then(|length| length.parse().ok()),
             request_id: id.map_or_else(new_request_id, Arc::from),

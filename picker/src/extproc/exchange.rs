@@ -154,8 +154,11 @@ impl Exchange {
         self.observed || (passed && unseen)
     }
 
-    /// The proxy has ended the stream, in good order or by breaking it off. Nothing comes after this.
-    pub(super) fn on_end(&mut self, in_order: bool) {
+    /// The stream has ended, by whomever. Nothing comes after this.
+    ///
+    /// Envoy resets the stream of a request that is over as it does that of one that was given up, so a response that is not
+    /// shown to its end is taken to be whole once it had begun.
+    pub(super) fn on_end(&mut self) {
         let answered = matches!(self.request, RequestHalf::Whole | RequestHalf::Passing)
             && self.answers.is_empty();
         if let Some((id, key)) = self.parked.take()
@@ -170,7 +173,7 @@ impl Exchange {
             Follow::Released if answered => flight.release(),
             // Nothing but the end of the stream tells of the end of a response that is not shown to its end.
             Follow::Watched | Follow::Full if self.is_shown_in_part() => {
-                flight.ending.complete = in_order && self.response.headers_seen;
+                flight.ending.complete = self.response.headers_seen;
             }
             _ => debug!(request = %flight.request_id(), "a stream ended before its response"),
         }
@@ -202,7 +205,7 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.on_end(false);
+        self.on_end();
     }
 }
 

@@ -12,12 +12,14 @@ use envoy_types::pb::envoy::extensions::filters::http::ext_proc::v3::processing_
 use envoy_types::pb::envoy::service::ext_proc::v3::body_mutation::Mutation;
 use envoy_types::pb::envoy::service::ext_proc::v3::processing_response::Response;
 use envoy_types::pb::envoy::service::ext_proc::v3::{
-    BodyMutation, BodyResponse, CommonResponse, HeaderMutation, HeadersResponse, HttpBody,
-    ImmediateResponse, ProcessingResponse, StreamedBodyResponse, TrailersResponse,
+    BodyMutation, BodyResponse, CommonResponse, GrpcStatus, HeaderMutation, HeadersResponse,
+    HttpBody, ImmediateResponse, ProcessingResponse, StreamedBodyResponse, TrailersResponse,
 };
 use envoy_types::pb::envoy::r#type::v3::HttpStatus;
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{Struct, Value};
+
+use picker_core::refusal::{self, Reason};
 
 use super::attributes::{DESTINATION, NAMESPACE};
 use super::modes::Follow;
@@ -215,26 +217,21 @@ pub(super) fn ask_for_body(follow: Follow) -> ProcessingResponse {
     }
 }
 
-/// Answers the request in the server's place.
-pub(super) fn immediate(status: u16, reason: &str, text: &str) -> ProcessingResponse {
-    let body = serde_json::json!({
-        "error": {"message": text, "type": "ServiceUnavailableError", "param": null, "code": status, "reason": reason}
-    });
-    let set_headers = vec![
-        set("content-type", "application/json"),
-        set("x-llm-d-request-dropped-reason", reason),
-    ];
+/// Answers the request in the server's place. The reason stands in the proxy's access log too.
+pub(super) fn immediate(reason: Reason, answer: refusal::Answer) -> ProcessingResponse {
+    let set_headers = answer.headers.iter();
+    let set_headers = set_headers.map(|(name, value)| set(name, value)).collect();
     message(Response::ImmediateResponse(ImmediateResponse {
         status: Some(HttpStatus {
-            code: i32::from(status),
+            code: i32::from(answer.status),
         }),
         headers: Some(HeaderMutation {
             set_headers,
             remove_headers: Vec::new(),
         }),
-        body: body.to_string().into_bytes(),
-        grpc_status: None,
-        details: reason.to_owned(),
+        body: answer.body,
+        grpc_status: answer.grpc_status.map(|status| GrpcStatus { status }),
+        details: reason.as_str().to_owned(),
     }))
 }
 

@@ -111,10 +111,10 @@ impl ExchangeStream {
         }
     }
 
-    fn on_end(&mut self, in_order: bool) {
+    fn on_end(&mut self) {
         match &mut self.talk {
-            Talk::Pick(exchange) => exchange.on_end(in_order),
-            Talk::Watch(watcher) => watcher.on_end(in_order),
+            Talk::Pick(exchange) => exchange.on_end(),
+            Talk::Watch(watcher) => watcher.on_end(),
         }
         self.entered = None;
     }
@@ -171,13 +171,13 @@ impl Stream for ExchangeStream {
             match Pin::new(&mut this.messages).poll_next(context) {
                 Poll::Ready(Some(Ok(message))) => this.on_message(message),
                 Poll::Ready(None) => {
-                    this.on_end(true);
+                    this.on_end();
                     return Poll::Ready(None);
                 }
                 Poll::Ready(Some(Err(status))) => {
                     // The proxy resets a stream whose client or server went away; anything else is a message that cannot be
                     // read, and closing in good order would have the proxy go on with half a body.
-                    this.on_end(false);
+                    this.on_end();
                     if status.code() != Code::Cancelled {
                         this.edge.metrics.on_broken();
                     }
@@ -185,7 +185,7 @@ impl Stream for ExchangeStream {
                 }
                 Poll::Pending if this.poll_watchdog(context) => {}
                 Poll::Pending if this.poll_leave(context) => {
-                    this.on_end(false);
+                    this.on_end();
                     return Poll::Ready(None);
                 }
                 Poll::Pending => return Poll::Pending,

@@ -123,19 +123,19 @@ impl Watcher {
                     }
                 }
                 if headers.end_of_stream {
-                    self.on_end(true);
+                    self.on_end();
                 }
             }
-            Some(Part::ResponseTrailers(_)) => self.on_end(true),
+            Some(Part::ResponseTrailers(_)) => self.on_end(),
             Some(Part::RequestBody(_) | Part::RequestTrailers(_) | Part::ResponseBody(_)) => {}
             None => self.edge.metrics.on_ignored(Ignored::Unknown),
         }
     }
 
-    /// The stream has ended, in good order or by breaking it off.
-    pub(super) fn on_end(&mut self, in_order: bool) {
+    /// The response is over, as far as it is shown: Envoy ends the stream of one that was given up like that of one that is whole.
+    pub(super) fn on_end(&mut self) {
         if let Some(mut flight) = self.flight.take() {
-            flight.ending.complete = in_order && self.headers_seen;
+            flight.ending.complete = self.headers_seen;
         }
     }
 
@@ -150,5 +150,11 @@ impl Watcher {
         if self.flight.is_none() {
             self.edge.metrics.on_missed(Missed::NotPicked);
         }
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.on_end();
     }
 }

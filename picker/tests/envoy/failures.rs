@@ -40,7 +40,7 @@ async fn without_endpoints_the_answer_is_503_until_the_file_names_some() {
             message.contains("InferencePool test/pool-0 has no endpoints"),
             "{message}"
         );
-        assert_eq!(error["error"]["code"], 503);
+        assert_eq!(error["error"]["code"], "no_endpoints");
     }
     scene.set_endpoints(0, &[server]);
     eventually("the endpoint is back", async || status().await == 200).await;

@@ -2,6 +2,8 @@
 
 mod bodies;
 mod failures;
+mod following;
+mod modes;
 mod placing;
 mod scene;
 mod security;

@@ -12,7 +12,8 @@ use picker::settings::{Arguments, Command as Subcommand};
 use reqwest::{Client, Method, RequestBuilder, Response};
 use serde_json::Value;
 use simulator::engine::Profile;
-use simulator::envoy::{Envoy, Plan, Route, Upstream};
+use simulator::envoy::{Differences, Envoy, Plan, Route, Upstream};
+use simulator::load::ext_proc::Follow;
 use simulator::serve::{self, Options, Received, Server};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -30,6 +31,9 @@ pub(crate) enum By {
     Header,
 }
 
+/// Every way to follow a response.
+pub(crate) const FOLLOWS: [Follow; 3] = [Follow::Watched, Follow::Full, Follow::Released];
+
 /// Both ways.
 pub(crate) const BOTH: [By; 2] = [By::Metadata, By::Header];
 
@@ -46,18 +50,43 @@ pub(crate) struct Scene {
 }
 
 /// What is other than usual between Envoy and the picker.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Link {
     /// Further flags of the picker.
     pub(crate) flags: Vec<String>,
     /// The `transport_socket` towards it.
     pub(crate) security: Option<Value>,
+    /// How responses are followed, and with that the sample to start from.
+    pub(crate) follow: Follow,
+    /// What is other than in the sample.
+    pub(crate) differences: Differences,
+}
+
+impl Default for Link {
+    /// As in the first sample that people are given.
+    fn default() -> Self {
+        Self {
+            flags: Vec::new(),
+            security: None,
+            follow: Follow::Watched,
+            differences: Differences::default(),
+        }
+    }
 }
 
 impl Scene {
     /// Pools of so many servers each, with adapters `a`, `b` and `c`.
     pub(crate) async fn of(sizes: &[usize], profile: Profile) -> Self {
         Self::linked(sizes, profile, Link::default()).await
+    }
+
+    /// As [`Scene::of`], where responses are followed in this way.
+    pub(crate) async fn followed(follow: Follow, sizes: &[usize], profile: Profile) -> Self {
+        let link = Link {
+            follow,
+            ..Link::default()
+        };
+        Self::linked(sizes, profile, link).await
     }
 
     /// As [`Scene::of`], over this link.
@@ -98,6 +127,8 @@ impl Scene {
             picker_security: link.security,
             servers: pools.iter().flatten().map(Server::address).collect(),
             routes: (0..sizes.len()).flat_map(routes_of_pool).collect(),
+            follow: link.follow,
+            differences: link.differences,
             concurrency: 1,
         };
         let envoy = Envoy::start(&plan).await.expect("Envoy starts");
@@ -124,12 +155,16 @@ impl Scene {
         by: By,
         path: &str,
     ) -> RequestBuilder {
+        let (address, path) = self.place(pool, by, path);
+        let url = format!("http://{address}{path}");
+        self.client.request(method, url)
+    }
+
+    /// Where Envoy listens, and the path there that stands for this one of a pool.
+    pub(crate) fn place(&self, pool: usize, by: By, path: &str) -> (SocketAddr, String) {
         let prefix = prefix(pool, by);
         let path = path.trim_start_matches('/');
-        self.client.request(
-            method,
-            format!("http://{}{prefix}{path}", self.envoy.address),
-        )
+        (self.envoy.address, format!("{prefix}{path}"))
     }
 
     /// A POST with a body and a request id.

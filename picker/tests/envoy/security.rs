@@ -57,6 +57,7 @@ async fn an_envoy_that_verifies_nothing_gets_its_picks_over_tls() {
     let link = Link {
         flags: vec!["--require-tls".to_owned()],
         security: Some(sample()),
+        ..Link::default()
     };
     let scene = Scene::linked(&[2], Profile::llama_8b_h100(), link).await;
     check_pick(&scene).await;
@@ -70,6 +71,7 @@ async fn an_envoy_that_trusts_the_mounted_certificate_gets_its_picks() {
     let link = Link {
         flags: vec![format!("--cert-path={}", folder.path().display())],
         security: Some(verifying(&certificate)),
+        ..Link::default()
     };
     let scene = Scene::linked(&[2], Profile::llama_8b_h100(), link).await;
     check_pick(&scene).await;
@@ -84,7 +86,11 @@ async fn what_an_envoy_and_the_picker_disagree_on_is_told_apart() {
         (&["--secure-serving=false"], Some(sample()), "tls_is_off"),
     ] {
         let flags = flags.iter().map(|&flag| flag.to_owned()).collect();
-        let link = Link { flags, security };
+        let link = Link {
+            flags,
+            security,
+            ..Link::default()
+        };
         let scene = Scene::unchecked(&[1], Profile::llama_8b_h100(), link).await;
         let refused = format!("pointsman_connections_refused_total{{reason=\"{reason}\"}}");
         eventually(reason, async || scene.metric(&refused).await >= Some(1.0)).await;

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use serde_json::json;
 use simulator::engine::Profile;
+use simulator::load::ext_proc::Follow;
 
 use crate::scene::{BOTH, Scene, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_first_token_reaches_the_client_before_the_last_is_produced() {
-    let scene = Scene::of(&[1], Profile::demo()).await;
+    let scene = Scene::followed(Follow::Full, &[1], Profile::demo()).await;
     for by in BOTH {
         let id = format!("{by:?}");
         let body = json!({"model": "base", "prompt": "x", "max_tokens": 40, "stream": true});
@@ -39,7 +40,7 @@ async fn the_first_token_reaches_the_client_before_the_last_is_produced() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_hangs_up_frees_what_was_booked() {
-    let scene = Scene::of(&[1], Profile::demo()).await;
+    let scene = Scene::followed(Follow::Full, &[1], Profile::demo()).await;
     for by in BOTH {
         let id = format!("{by:?}");
         // It would go on for far longer than this test waits.
@@ -68,7 +69,7 @@ async fn a_client_that_hangs_up_frees_what_was_booked() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_long_stream_tells_of_its_progress() {
-    let scene = Scene::of(&[1], Profile::demo()).await;
+    let scene = Scene::followed(Follow::Full, &[1], Profile::demo()).await;
     let body = json!({"model": "base", "prompt": "x", "max_tokens": 4000, "stream": true});
     let body = body.to_string().into_bytes();
     let answer = scene

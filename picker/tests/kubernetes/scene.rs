@@ -13,7 +13,8 @@ use picker::settings::{Arguments, Command as Subcommand};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use simulator::engine::Profile;
-use simulator::envoy::{Envoy, Plan, Route, Upstream};
+use simulator::envoy::{Differences, Envoy, Plan, Route, Upstream};
+use simulator::load::ext_proc::Follow;
 use simulator::serve::{self, Options, Server};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -156,6 +157,9 @@ impl Gateway {
             picker_security: None,
             servers: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 1))],
             routes,
+            // As gateways that others configure mostly do.
+            follow: Follow::Full,
+            differences: Differences::default(),
             concurrency: 1,
         };
         let envoy = Envoy::start(&plan).await.expect("Envoy starts");

@@ -1,6 +1,7 @@
 //! The `pointsman` process as proxies, kubelets and operators meet it: pools, health, refusals, SIGTERM.
 
 mod http2;
+mod messages;
 mod process;
 mod tls;
 

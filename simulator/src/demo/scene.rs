@@ -12,7 +12,8 @@ use tokio::time::{Instant, sleep};
 
 use super::{DemoError, Options, SERVERS};
 use crate::engine::Profile;
-use crate::envoy::{Envoy, Plan, Route, Upstream};
+use crate::envoy::{Differences, Envoy, Plan, Route, Upstream};
+use crate::load::ext_proc::Follow;
 use crate::serve::{self, Server};
 use crate::workload::{Workload, adapter_names};
 
@@ -71,6 +72,8 @@ impl Scene {
                 route("least_request", Upstream::LeastRequest),
                 route("picker", Upstream::OverrideHost),
             ],
+            follow: Follow::Watched,
+            differences: Differences::default(),
             concurrency: 1,
         };
         let envoy = Envoy::start(&plan).await?;

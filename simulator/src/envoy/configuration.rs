@@ -4,10 +4,17 @@ use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
-use super::{EnvoyError, Plan};
+use super::{Differences, EnvoyError, Plan};
+use crate::load::ext_proc::Follow;
 
-/// The sample that people use.
-const SAMPLE: &str = include_str!("../../../deploy/envoy/pointsman.yaml");
+/// The samples that people use.
+const WATCHED: &str = include_str!("../../../deploy/envoy/pointsman.yaml");
+const FULL: &str = include_str!("../../../deploy/envoy/full.yaml");
+const RELEASED: &str = include_str!("../../../deploy/envoy/released.yaml");
+
+/// The filter that asks the picker, and the one that shows it responses.
+const PICK: &str = "envoy.filters.http.ext_proc";
+const WATCH: &str = "watch";
 
 /// Where requests go whose path begins with `prefix`, which is cut off.
 #[derive(Clone, Debug)]
@@ -33,16 +40,39 @@ pub enum Upstream {
     LeastRequest,
 }
 
+/// Where the HTTP connection manager of a listener is.
+const MANAGER: &str = "filter_chains/0/filters/0/typed_config";
+
+/// The sample in which the picker follows responses in this way.
+fn sample(follow: Follow) -> &'static str {
+    match follow {
+        Follow::Watched => WATCHED,
+        Follow::Full => FULL,
+        Follow::Released => RELEASED,
+    }
+}
+
 /// The configuration of `plan`.
 pub(super) fn of(plan: &Plan) -> Result<Value, EnvoyError> {
-    let mut config: Value = serde_saphyr::from_str(SAMPLE).map_err(|error| broken(&error))?;
+    let mut config: Value =
+        serde_saphyr::from_str(sample(plan.follow)).map_err(|error| broken(&error))?;
     at(&mut config, "/admin/address/socket_address")?["port_value"] = json!(0);
     let listener = "/static_resources/listeners/0";
     *at(&mut config, &format!("{listener}/address"))? = address(([127, 0, 0, 1], 0).into());
-    let hosts = "filter_chains/0/filters/0/typed_config/route_config/virtual_hosts";
-    let routes = at(&mut config, &format!("{listener}/{hosts}/0/routes"))?;
+    let routes = format!("{listener}/{MANAGER}/route_config/virtual_hosts/0/routes");
+    let routes = at(&mut config, &routes)?;
     let sample = routes[0].clone();
     *routes = plan.routes.iter().map(|one| route(&sample, one)).collect();
+
+    if plan.differences.trailers {
+        let manager = at(&mut config, &format!("{listener}/{MANAGER}"))?;
+        manager["http_protocol_options"] = json!({"enable_trailers": true});
+    }
+    let filters = at(&mut config, &format!("{listener}/{MANAGER}/http_filters"))?;
+    let filters = filters.as_array_mut().into_iter().flatten();
+    for pick in filters.filter(|filter| filter["name"] == PICK) {
+        ask_differently(&mut pick["typed_config"], &plan.differences);
+    }
 
     let clusters = at(&mut config, "/static_resources/clusters")?;
     let model_servers = clusters[1].clone();
@@ -68,6 +98,18 @@ pub(super) fn of(plan: &Plan) -> Result<Value, EnvoyError> {
     Ok(config)
 }
 
+/// Changes the filter that asks the picker as the plan wants it.
+fn ask_differently(filter: &mut Value, wanted: &Differences) {
+    if let Some(mode) = &wanted.processing_mode {
+        filter["processing_mode"] = mode.clone();
+    }
+    if !wanted.call_metadata.is_empty() {
+        let pairs = wanted.call_metadata.iter();
+        let metadata = pairs.map(|(key, value)| json!({"key": key, "value": value}));
+        filter["grpc_service"]["initial_metadata"] = metadata.collect();
+    }
+}
+
 /// The sample's route for one of the plan's.
 fn route(sample: &Value, route: &Route) -> Value {
     let mut value = sample.clone();
@@ -83,17 +125,23 @@ fn route(sample: &Value, route: &Route) -> Value {
         value["route"]["retry_policy"] =
             json!({"retry_on": "connect-failure,refused-stream", "num_retries": 2});
     }
-    let own = match (route.to, &route.pool) {
-        (Upstream::RoundRobin | Upstream::LeastRequest, _) => json!({"disabled": true}),
-        (_, Some(pool)) => json!({
-            "overrides": {"grpc_initial_metadata": [{"key": "x-pointsman-pool", "value": pool}]}
-        }),
-        (_, None) => return value,
+    let own = |mut own: Value| {
+        own["@type"] =
+            json!("type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute");
+        own
     };
-    let mut own = own;
-    own["@type"] =
-        json!("type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute");
-    value["typed_per_filter_config"] = json!({"envoy.filters.http.ext_proc": own});
+    match (route.to, &route.pool) {
+        (Upstream::RoundRobin | Upstream::LeastRequest, _) => {
+            let off = own(json!({"disabled": true}));
+            value["typed_per_filter_config"] = json!({PICK: off, WATCH: off});
+        }
+        (_, Some(pool)) => {
+            let metadata = json!([{"key": "x-pointsman-pool", "value": pool}]);
+            let told = own(json!({"overrides": {"grpc_initial_metadata": metadata}}));
+            value["typed_per_filter_config"] = json!({PICK: told});
+        }
+        (_, None) => {}
+    }
     value
 }
 

@@ -2,7 +2,9 @@
 
 use envoy_types::pb::envoy::config::core::v3::Metadata;
 use envoy_types::pb::envoy::service::ext_proc::v3::{HttpBody, HttpHeaders};
+use picker_core::action;
 use picker_core::event::Following;
+use picker_core::refusal::{Reason, Refusal};
 use picker_core::request::{Request, Scan};
 use picker_core::route::Call;
 use picker_core::time::Instant;
@@ -273,7 +275,7 @@ impl Exchange {
             Ok(found) => found.pool,
             Err(none) => {
                 edge.metrics.on_no_pool();
-                return self.refuse("no-pool", &none.to_string());
+                return self.refuse(head, Reason::NoPool, none.to_string());
             }
         };
         let ask = Ask {
@@ -304,14 +306,26 @@ impl Exchange {
                 }
                 self.keep(now, flight);
             }
-            Err(refused) => self.refuse("rejected-no-endpoints", &refused.explain(pool)),
+            Err(refused) => {
+                let reason = match refused.refusal {
+                    action::Refusal::NoEndpoints => Reason::NoEndpoints,
+                    action::Refusal::EmptySubset => Reason::EmptySubset,
+                };
+                self.refuse(head, reason, refused.explain(pool));
+            }
         }
     }
 
     /// Answers in the server's place.
-    fn refuse(&mut self, reason: &str, text: &str) {
+    fn refuse(&mut self, head: &Head, reason: Reason, message: String) {
         self.request = RequestHalf::Refused;
-        self.answers.push(reply::immediate(503, reason, text));
+        let refusal = Refusal {
+            reason,
+            message,
+            retry_after_s: None,
+        };
+        let answer = refusal.answer(head.dialect);
+        self.answers.push(reply::immediate(reason, answer));
     }
 
     /// Keeps a flight until the end of its response is known.

@@ -108,7 +108,12 @@ pub(super) fn line(answer: &ProcessingResponse) -> String {
         Answer::ResponseTrailers(_) => ("response trailers", None),
         Answer::ImmediateResponse(one) => {
             let status = one.status.as_ref().map_or(0, |status| status.code);
-            return format!("immediate {status} {}", one.details);
+            let grpc = one.grpc_status.map(|grpc| format!(" grpc {}", grpc.status));
+            return format!(
+                "immediate {status} {}{}",
+                one.details,
+                grpc.unwrap_or_default()
+            );
         }
         other => panic!("an answer of another kind: {other:?}"),
     };

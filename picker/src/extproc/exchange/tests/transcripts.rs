@@ -64,8 +64,8 @@ struct Step {
     unknown: bool,
     /// Nothing comes; time passes.
     silence: bool,
-    /// The stream ends: `in order`, or `broken`.
-    ends: Option<String>,
+    /// The stream ends.
+    ends: bool,
 
     /// Whether it is the last of its half.
     end: bool,
@@ -196,13 +196,10 @@ struct Streams {
 impl Streams {
     /// Lets one thing happen; returns what is answered.
     fn take(&mut self, place: &str, scene: &Scene, now: Instant, step: &Step) -> Vec<String> {
-        if let Some(how) = &step.ends {
-            let in_order = how == "in order";
-            if step.watching {
-                self.watcher.take().expect("a stream").on_end(in_order);
-            } else {
-                self.exchange.take().expect("a stream").on_end(in_order);
-            }
+        if step.ends && step.watching {
+            drop(self.watcher.take());
+        } else if step.ends {
+            drop(self.exchange.take());
         } else if step.silence {
             if let Some(exchange) = &mut self.exchange {
                 exchange.on_timeout(now);
