@@ -32,8 +32,9 @@ test: lint test-tools ## everything that CI runs: format, lints, tests with a re
 test-all: test deny fuzz ## the test above, then what is slow: licences and sources, every property over many cases
 
 .PHONY: fuzz
-fuzz: needs ## the properties of the decision core over PROPTEST_CASES random cases each
+fuzz: needs ## the properties of the decision core and of the ext_proc edge over PROPTEST_CASES random cases each
 	PROPTEST_CASES=$(PROPTEST_CASES) cargo test --release --locked -p picker-core
+	PROPTEST_CASES=$(PROPTEST_CASES) cargo test --release --locked -p picker --lib extproc
 
 .PHONY: bench
 bench: needs ## compare policies over modelled servers in virtual time: target/bench/summary.json
@@ -43,6 +44,12 @@ bench: needs ## compare policies over modelled servers in virtual time: target/b
 .PHONY: bench-core
 bench-core: needs ## time the decision core: a pick, a request scan, a streamed chunk, a metrics page
 	cargo bench --locked -p picker-core
+
+.PHONY: bench-restart
+bench-restart: needs ## restart the picker under load through a real Envoy: what clients lose, by how responses are followed
+	cargo build --release --locked -p picker -p simulator
+	envoy="$$(python3 tools/fetch.py envoy)"; \
+	  $(TARGET)/release/pointsman-sim restart --envoy "$$envoy" --pointsman $(TARGET)/release/pointsman
 
 .PHONY: bench-clocks
 bench-clocks: needs ## the same requests in virtual and in real time: how far both agree

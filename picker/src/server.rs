@@ -206,6 +206,7 @@ impl Bound {
         let stop = CancellationToken::new();
         let mut tasks = Tasks {
             set: JoinSet::new(),
+            ext_proc: 0,
             stop: stop.clone(),
         };
 
@@ -252,7 +253,7 @@ impl Bound {
         };
         drain(edge.inflight(), notice, self.serve.drain_timeout).await;
         stop.cancel();
-        tasks.set.shutdown().await;
+        tasks.end().await;
         info!("ended");
         Ok(())
     }
@@ -261,6 +262,8 @@ impl Bound {
 /// The tasks of a server, each with the name of what it does.
 struct Tasks {
     set: JoinSet<&'static str>,
+    /// Of them, those that serve ext_proc.
+    ext_proc: usize,
     stop: CancellationToken,
 }
 
@@ -289,7 +292,8 @@ impl Tasks {
         incoming: impl Stream<Item = io::Result<Connection>> + Send + 'static,
         services: Routes,
     ) {
-        self.forever("ext_proc", serving(incoming, services, self.stop.clone()));
+        self.ext_proc += 1;
+        self.forever(EXT_PROC, serving(incoming, services, self.stop.clone()));
     }
 
     fn health(&mut self, listener: TcpListener, readiness: &Readiness) {
@@ -328,6 +332,21 @@ impl Tasks {
             task.await;
             name
         });
+    }
+
+    /// Ends what was told to stop: what was answered on the connections of ext_proc goes out first, and they are closed.
+    async fn end(mut self) {
+        let closed = async {
+            while self.ext_proc > 0
+                && let Some(ended) = self.set.join_next().await
+            {
+                self.ext_proc -= usize::from(matches!(ended, Ok(EXT_PROC)));
+            }
+        };
+        if tokio::time::timeout(GOODBYE, closed).await.is_err() {
+            warn!("proxies keep their connections; they are cut");
+        }
+        self.set.shutdown().await;
     }
 
     async fn first_to_end(&mut self) -> &'static str {
@@ -410,6 +429,10 @@ fn address(listener: &TcpListener, flag: &'static str) -> Result<SocketAddr, Ser
     })
 }
 
+/// The name of what serves ext_proc.
+const EXT_PROC: &str = "ext_proc";
+/// How long connections may take to close, once nothing is in flight on them.
+const GOODBYE: Duration = Duration::from_secs(2);
 /// How often a drain looks whether streams are still open.
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
 

@@ -10,3 +10,4 @@ pub mod serve;
 pub mod noop;
 pub mod load;
 pub mod demo;
+pub mod restart;

@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use simulator::{bench, demo, load, noop, serve};
+use simulator::{bench, demo, load, noop, restart, serve};
 use tracing_subscriber::EnvFilter;
 
 /// Model servers, load and benchmarks for endpoint pickers.
@@ -24,6 +24,8 @@ enum Command {
     Bench(bench::Options),
     /// Compares routes through a real Envoy: `make demo`.
     Demo(demo::Options),
+    /// Restarts a picker under load through a real Envoy, and counts what clients lose: `make bench-restart`.
+    Restart(restart::Options),
 }
 
 #[tokio::main]
@@ -54,6 +56,10 @@ async fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
         }
         Command::Demo(options) => {
             demo::run(options).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Restart(options) => {
+            restart::run(&options).await?;
             Ok(ExitCode::SUCCESS)
         }
     }

@@ -5,6 +5,7 @@ mod failures;
 mod following;
 mod modes;
 mod placing;
+mod restarts;
 mod scene;
 mod security;
 mod streams;

@@ -383,7 +383,7 @@ fn write_endpoints(file: &Path, servers: impl Iterator<Item = SocketAddr>) {
 }
 
 /// The Envoy that `tools/fetch.py` has put into `target/tools`, fetched if it is not there yet.
-fn envoy_executable() -> PathBuf {
+pub(crate) fn envoy_executable() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .expect("the repository");
