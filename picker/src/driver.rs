@@ -368,7 +368,8 @@ impl Handle {
         for action in self.actions_of(Event::Arrived(arrival)) {
             match action {
                 Action::Picked(pick) if pick.request == key => {
-                    self.keep(*pick.receipt);
+                    shared.metrics.on_receipt(&self.label(), &pick.receipt);
+                    self.keep(pick.receipt);
                     let id = request_id.clone();
                     let mut endpoints = pick.fallbacks;
                     endpoints.insert(0, pick.address);
@@ -376,7 +377,7 @@ impl Handle {
                 }
                 Action::Refused(request, refusal, receipt) if request == key => {
                     let endpoints = receipt.endpoints;
-                    self.keep(*receipt);
+                    self.keep(receipt);
                     answer = Err(Refused { refusal, endpoints });
                 }
                 other => self.perform(other),

@@ -111,6 +111,9 @@ fn request(receipt: &Value) -> String {
     if request["streamed"] == true {
         text.push_str(", streamed");
     }
+    if receipt["unserved"] == true {
+        text.push_str("; no endpoint is known to serve that model");
+    }
     text.push('.');
     text
 }
@@ -118,12 +121,14 @@ fn request(receipt: &Value) -> String {
 /// One candidate, with every term of its cost that is not zero.
 fn candidate(one: &Value, chosen: bool) -> String {
     let mark = if chosen { "->" } else { "  " };
-    let terms = ["queue", "adapter", "decode", "risk"]
-        .into_iter()
-        .filter_map(|term| {
-            let ms = number(&one["cost"][format!("{term}_ms")]);
-            (ms > 0.0).then(|| format!("{term} {ms:.0}"))
-        });
+    let terms = [
+        "admit", "ahead", "prompt", "adapter", "decode", "harm", "risk",
+    ]
+    .into_iter()
+    .filter_map(|term| {
+        let ms = number(&one["cost"][format!("{term}_ms")]);
+        (ms > 0.0).then(|| format!("{term} {ms:.0}"))
+    });
     let terms: Vec<String> = terms.collect();
     let adapter = match one["adapter"].as_str() {
         Some("resident") => ", adapter resident",
@@ -133,7 +138,7 @@ fn candidate(one: &Value, chosen: bool) -> String {
         _ => "",
     };
     format!(
-        "  {mark} {:<24} {:<21} {:>7.0} ms = {:<44} {:.0} of ours, {:.1} of others{adapter}",
+        "  {mark} {:<24} {:<21} {:>7.0} ms = {:<56} {:.0} of ours, {:.1} of others{adapter}",
         word(&one["name"]),
         word(&one["address"]),
         number(&one["cost_ms"]),
@@ -149,6 +154,9 @@ fn choice(receipt: &Value) -> String {
     let margin = receipt["margin_ms"].as_f64();
     match (number(&receipt["candidate_count"]), margin) {
         (0.0, _) => "Nobody could be chosen.".to_owned(),
+        _ if receipt["probe"] == true => {
+            "Chosen to see whether it works again: it is suspect, and nothing but a request can tell.".to_owned()
+        }
         (_, _) if ties > 1.0 => {
             format!("Chosen by chance among {ties:.0} whose costs are as good as equal.")
         }
@@ -172,6 +180,8 @@ fn exclusions(receipt: &Value) -> Vec<String> {
                 (_, Some("refused")) => "suspect: it refused a connection",
                 (_, Some("silent")) => "suspect: it did not answer readings",
                 (_, Some("unreachable")) => "suspect: a request sent there found nobody",
+                (_, Some("hung")) => "suspect: it has work and shows no sign of doing it",
+                (_, Some("failing")) => "suspect: requests fail there, one after another",
                 _ => "for a reason that this program does not know",
             };
             format!(
@@ -211,6 +221,9 @@ fn outcome(receipt: &Value) -> String {
         "{first}{end} after {:.0} ms",
         number(&outcome["duration_ms"])
     );
+    if let Some(expected) = outcome["expected_duration_ms"].as_f64() {
+        let _infallible = write!(text, " ({expected:.0} expected)");
+    }
     if let Some(status) = outcome["status"].as_u64() {
         let _infallible = write!(text, " with status {status}");
     }
@@ -252,7 +265,7 @@ mod tests {
     fn a_receipt_tells_candidates_terms_exclusions_and_what_it_took() {
         let candidate = |name, address, own, adapter, adapter_ms, cost_ms| {
             json!({"name": name, "address": address, "own": own, "foreign": 0.5, "adapter": adapter, "cost_ms": cost_ms,
-                   "cost": {"queue_ms": 30.0, "adapter_ms": adapter_ms, "decode_ms": 470.0, "risk_ms": 0.0}})
+                   "cost": {"admit_ms": 0.0, "ahead_ms": 10.0, "prompt_ms": 20.0, "adapter_ms": adapter_ms, "decode_ms": 470.0, "harm_ms": 0.0, "risk_ms": 0.0}})
         };
         let receipt = json!({
             "request_id": "r1", "pool": "ai/chat",
@@ -271,8 +284,8 @@ mod tests {
             "
 Request r1 to pool ai/chat: a completion, model `a`, about 193 prompt tokens, 40 to generate, streamed.
 
-  -> ai/vllm-0                10.0.0.1:8000             500 ms = queue 30 + decode 470                        6 of ours, 0.5 of others, adapter resident
-     ai/vllm-1                10.0.0.2:8000             800 ms = queue 30 + adapter 300 + decode 470          0 of ours, 0.5 of others, adapter to be loaded
+  -> ai/vllm-0                10.0.0.1:8000             500 ms = ahead 10 + prompt 20 + decode 470                        6 of ours, 0.5 of others, adapter resident
+     ai/vllm-1                10.0.0.2:8000             800 ms = ahead 10 + prompt 20 + adapter 300 + decode 470          0 of ours, 0.5 of others, adapter to be loaded
      and 7 dearer ones
 
 Chosen for costing the least, 300 ms less than the next.

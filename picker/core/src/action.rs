@@ -14,7 +14,7 @@ pub enum Action {
     /// must come.
     Picked(Pick),
     /// Answer the request: there is nowhere to send it. Nothing is booked.
-    Refused(RequestKey, Refusal, Box<Receipt>),
+    Refused(RequestKey, Refusal, Receipt),
     /// The request of that id is over; this completes its receipt.
     Settled(RequestKey, Arc<str>, Outcome),
     /// Read the endpoint's metrics page, and answer with [`Event::Read`](crate::event::Event::Read) or
@@ -38,7 +38,7 @@ pub struct Pick {
     /// gone does not take all of them. At most as many as were asked for.
     pub fallbacks: Vec<SocketAddr>,
     /// Why.
-    pub receipt: Box<Receipt>,
+    pub receipt: Receipt,
 }
 
 /// Why a request goes nowhere.

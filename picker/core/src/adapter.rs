@@ -1,15 +1,20 @@
 //! Adapters of one endpoint: which it serves, and which sit in its slots.
 //!
-//! *Servable* is what `/v1/models` lists. *Resident* is a model of the engine's slots: the most recently used
-//! adapters, as many as there are slots. It is fed by picks and corrected by the running adapters that metrics
-//! show, since vLLM does not show an adapter that is loaded and idle.
+//! *Servable* is what `/v1/models` lists. *Resident* is a model of the engine's slots, which hold the most recently used
+//! adapters. vLLM runs at most as many adapters in one batch as it has slots (`--max-loras`); a request for another one is passed over
+//! until every request of one that runs has ended (`vllm/v1/core/sched/scheduler.py`), and its adapter then takes the slot of the least recently
+//! used adapter that does not run (`vllm/lora/model_manager.py`). So what counts is what is in flight, which is booked by
+//! our own picks and ends; metrics, which show running adapters only and late, correct it.
 
-use std::collections::BTreeSet;
+pub mod names;
+
 use std::sync::Arc;
 
 use serde::Serialize;
 
+use self::names::{IdSet, ModelId, Names};
 use crate::endpoint::AdapterReading;
+use crate::time::Instant;
 
 /// One model of an endpoint's `/v1/models`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,16 +30,30 @@ pub struct Model {
 pub struct Adapters {
     models: Option<Listing>,
     slots: Option<u32>,
-    /// Least recently used first. Each name is of the listing, which bounds it.
-    resident: Vec<Arc<str>>,
-    /// The adapters that ran when the engine was last read.
-    running: Vec<Arc<str>>,
+    /// Least recently used first. Each was listed, or is in flight.
+    held: Vec<Held>,
+    /// Whether the server was seen to list an adapter that it did not list before: it loads adapters at run time.
+    grows: bool,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Listing {
-    adapters: BTreeSet<Arc<str>>,
-    bases: BTreeSet<Arc<str>>,
+    adapters: IdSet,
+    bases: IdSet,
+}
+
+/// An adapter that sits in a slot, or whose requests wait for one.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    adapter: ModelId,
+    /// Requests of ours.
+    in_flight: u32,
+    /// When the last of them is expected to end.
+    last_end: Instant,
+    /// Whether the latest reading showed it running.
+    shown: bool,
+    /// Whether its requests wait for a slot.
+    waits: bool,
 }
 
 /// What the use of a model asks of an endpoint's adapter slots.
@@ -53,199 +72,311 @@ pub enum Need {
     Wait,
 }
 
+impl Need {
+    /// Whether the adapter has to be loaded.
+    #[must_use]
+    pub const fn loads(self) -> bool {
+        matches!(self, Self::Load | Self::Evict | Self::Wait)
+    }
+}
+
+/// What one more request for an adapter would mean for an endpoint's slots.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Claim {
+    /// What has to happen first.
+    pub need: Need,
+    /// How long it takes until a slot is free, in milliseconds.
+    pub wait_ms: f64,
+    /// By how much all requests that wait there for a slot would wait longer, in milliseconds and added up.
+    pub delays_ms: f64,
+}
+
+impl Claim {
+    /// No claim on any slot.
+    pub const NONE: Self = Self {
+        need: Need::NoAdapter,
+        wait_ms: 0.0,
+        delays_ms: 0.0,
+    };
+}
+
 impl Adapters {
     /// Takes over the answer of `/v1/models`.
-    pub fn on_models(&mut self, models: &[Model]) {
+    pub fn on_models(&mut self, models: &[Model], names: &mut Names) {
         let mut listing = Listing::default();
         for model in models {
-            let names = if model.adapter {
-                &mut listing.adapters
+            let id = names.intern(&model.name);
+            if model.adapter {
+                listing.adapters.insert(id);
             } else {
-                &mut listing.bases
-            };
-            names.insert(model.name.clone());
+                listing.bases.insert(id);
+            }
         }
-        self.resident.retain(|name| listing.adapters.contains(name));
+        if let Some(before) = &self.models {
+            self.grows |= listing.adapters.exceeds(&before.adapters);
+        }
+        self.held
+            .retain(|held| held.in_flight > 0 || listing.adapters.contains(held.adapter));
         self.models = Some(listing);
     }
 
     /// Takes over what a reading shows of running adapters.
-    pub fn on_reading(&mut self, reading: &AdapterReading) {
+    pub fn on_reading(&mut self, reading: &AdapterReading, names: &Names) {
         if reading.slots.is_some() {
             self.slots = reading.slots;
         }
-        let running = reading.running.iter().filter_map(|name| self.adapter(name));
-        self.running = running.collect();
-        for name in self.running.clone() {
-            if !self.resident.contains(&name) {
-                self.resident.push(name);
+        self.forget_shown();
+        for name in &reading.running {
+            let Some(id) = names.get(name).filter(|&id| self.is_adapter(id)) else {
+                continue;
+            };
+            match self.held.iter_mut().find(|held| held.adapter == id) {
+                Some(held) => (held.shown, held.waits) = (true, false),
+                None => self.held.push(Held {
+                    adapter: id,
+                    in_flight: 0,
+                    last_end: Instant::ZERO,
+                    shown: true,
+                    waits: false,
+                }),
             }
         }
-        self.evict_to_fit();
+        self.fit();
     }
 
-    /// Forgets which adapters run: a reading does not show it (any more).
-    pub fn forget_running(&mut self) {
-        self.running.clear();
+    /// Forgets which adapters were shown to run: a reading does not show it (any more).
+    pub fn forget_shown(&mut self) {
+        self.held.iter_mut().for_each(|held| held.shown = false);
     }
 
     /// Forgets what is resident: the engine's process has started anew.
     pub fn on_restart(&mut self) {
-        self.resident.clear();
-        self.running.clear();
+        self.held.clear();
+        self.grows = false;
     }
 
-    /// Notes that a request for `model` was sent here.
-    pub fn on_pick(&mut self, model: &str) {
-        let Some(name) = self.adapter(model) else {
+    /// Notes that a request for `model` was sent here, which is expected to end at `ends`. Says whether the adapter has to be loaded for it.
+    pub fn on_pick(&mut self, model: ModelId, ends: Instant) -> bool {
+        if !self.is_adapter(model) {
+            return false;
+        }
+        if let Some(place) = self.held.iter().position(|held| held.adapter == model) {
+            // The most recently used one stands last.
+            let mut held = self.held.remove(place);
+            held.in_flight += 1;
+            held.last_end = held.last_end.max(ends);
+            self.held.push(held);
+            return false;
+        }
+        let waits = self.is_full();
+        self.held.push(Held {
+            adapter: model,
+            in_flight: 1,
+            last_end: ends,
+            shown: false,
+            waits,
+        });
+        self.fit();
+        true
+    }
+
+    /// Notes that a request for `model` that was sent here is over.
+    pub fn on_end(&mut self, now: Instant, model: ModelId) {
+        let Some(place) = self.held.iter().position(|held| held.adapter == model) else {
             return;
         };
-        self.resident.retain(|other| *other != name);
-        self.resident.push(name);
-        self.evict_to_fit();
+        let held = &mut self.held[place];
+        held.in_flight = held.in_flight.saturating_sub(1);
+        if held.in_flight > 0 {
+            return;
+        }
+        held.last_end = now;
+        held.shown = false;
+        if held.waits {
+            self.held.remove(place);
+        }
+        self.admit();
     }
 
     /// Whether `model` can be served here: `None` while the endpoint's models are not known.
     #[must_use]
-    pub fn serves(&self, model: &str) -> Option<bool> {
+    pub fn serves(&self, model: ModelId) -> Option<bool> {
         let listing = self.models.as_ref()?;
         Some(listing.adapters.contains(model) || listing.bases.contains(model))
     }
 
-    /// What a request for `model` would ask of the slots.
+    /// Whether the endpoint's models are known.
     #[must_use]
-    pub fn need(&self, model: &str) -> Need {
-        let listed = self
-            .models
-            .as_ref()
-            .is_some_and(|listing| listing.adapters.contains(model));
-        if !listed {
-            return Need::NoAdapter;
+    pub fn listed(&self) -> bool {
+        self.models.is_some()
+    }
+
+    /// Whether the server was seen to load adapters at run time.
+    #[must_use]
+    pub fn loads_at_run_time(&self) -> bool {
+        self.grows
+    }
+
+    /// What a request for `model` would ask of the slots at `now`, were it to take `service_ms`.
+    #[must_use]
+    pub fn claim(&self, now: Instant, model: ModelId, service_ms: f64) -> Claim {
+        if !self.is_adapter(model) {
+            return Claim::NONE;
         }
-        if self.resident.iter().any(|name| &**name == model) {
-            return Need::Resident;
-        }
-        match self.slots {
-            Some(slots) if self.running.len() >= slots as usize => Need::Wait,
-            Some(slots) if self.resident.len() >= slots as usize => Need::Evict,
-            _ => Need::Load,
+        let known = self.held.iter().find(|held| held.adapter == model);
+        match known {
+            Some(held) if held.waits => Claim {
+                need: Need::Wait,
+                wait_ms: self.drain_ms(now, service_ms),
+                delays_ms: 0.0,
+            },
+            Some(held) => Claim {
+                need: Need::Resident,
+                wait_ms: 0.0,
+                delays_ms: self.delays_ms(now, held, service_ms),
+            },
+            None if self.is_full() => Claim {
+                need: Need::Wait,
+                wait_ms: self.drain_ms(now, service_ms),
+                delays_ms: 0.0,
+            },
+            None => {
+                let full = self
+                    .slots
+                    .is_some_and(|slots| self.residents() >= slots as usize);
+                Claim {
+                    need: if full { Need::Evict } else { Need::Load },
+                    ..Claim::NONE
+                }
+            }
         }
     }
 
     /// The adapters in the slots, least recently used first.
-    #[must_use]
-    pub fn resident(&self) -> &[Arc<str>] {
-        &self.resident
+    pub fn resident(&self) -> impl Iterator<Item = ModelId> {
+        let resident = self.held.iter().filter(|held| !held.waits);
+        resident.map(|held| held.adapter)
     }
 
-    /// The listed name equal to `model`, if that is an adapter.
-    fn adapter(&self, model: &str) -> Option<Arc<str>> {
-        self.models.as_ref()?.adapters.get(model).cloned()
+    /// Every model that this endpoint's state speaks of.
+    pub fn mark(&self, live: &mut IdSet) {
+        if let Some(listing) = &self.models {
+            live.unite(&listing.adapters);
+            live.unite(&listing.bases);
+        }
+        self.held.iter().for_each(|held| live.insert(held.adapter));
     }
 
-    /// Drops the least recently used adapters that do not run, until the rest fit the slots.
-    fn evict_to_fit(&mut self) {
-        let Some(slots) = self.slots else {
+    fn is_adapter(&self, model: ModelId) -> bool {
+        self.models
+            .as_ref()
+            .is_some_and(|listing| listing.adapters.contains(model))
+    }
+
+    fn residents(&self) -> usize {
+        self.held.iter().filter(|held| !held.waits).count()
+    }
+
+    /// Whether every slot runs an adapter.
+    fn is_full(&self) -> bool {
+        let running = self.held.iter().filter(|held| held.runs()).count();
+        self.slots.is_some_and(|slots| running >= slots as usize)
+    }
+
+    /// How long it takes until a slot is free for one more adapter, if those that run get no further requests.
+    fn drain_ms(&self, now: Instant, service_ms: f64) -> f64 {
+        let waiting = self.held.iter().filter(|held| held.waits).count() as f64;
+        let running = self.held.iter().filter(|held| held.runs());
+        let first = running
+            .map(|held| held.drain_ms(now, service_ms))
+            .fold(f64::INFINITY, f64::min);
+        let first = if first.is_finite() { first } else { service_ms };
+        // Those that wait already go first, each for a request's time.
+        first + waiting * service_ms / f64::from(self.slots.unwrap_or(1).max(1))
+    }
+
+    /// By how much the requests that wait for a slot would wait longer, were `held` to run for `service_ms` more.
+    fn delays_ms(&self, now: Instant, held: &Held, service_ms: f64) -> f64 {
+        let waiting: u32 = self
+            .held
+            .iter()
+            .filter(|other| other.waits)
+            .map(|other| other.in_flight)
+            .sum();
+        if waiting == 0 {
+            return 0.0;
+        }
+        let own = held.drain_ms(now, service_ms);
+        let others = self
+            .held
+            .iter()
+            .filter(|other| other.runs() && other.adapter != held.adapter);
+        let others = others
+            .map(|other| other.drain_ms(now, service_ms))
+            .fold(f64::INFINITY, f64::min);
+        let before = own.min(others);
+        let after = own.max(service_ms).min(others);
+        f64::from(waiting) * (after - before).max(0.0)
+    }
+
+    /// Gives slots that have become free to adapters that wait, in the order in which they came.
+    fn admit(&mut self) {
+        while !self.is_full()
+            && let Some(next) = self.held.iter_mut().find(|held| held.waits)
+        {
+            next.waits = false;
+            self.fit();
+        }
+    }
+
+    /// Drops the least recently used adapters that do not run until the rest fit the slots; where too many run, the latest that were not
+    /// shown to run wait.
+    fn fit(&mut self) {
+        let Some(slots) = self.slots.map(|slots| slots as usize) else {
             return;
         };
-        while self.resident.len() > slots as usize {
+        while self.residents() > slots {
             let idle = self
-                .resident
+                .held
                 .iter()
-                .position(|name| !self.running.contains(name));
-            self.resident.remove(idle.unwrap_or(0));
+                .position(|held| !held.waits && !held.runs());
+            if let Some(idle) = idle {
+                self.held.remove(idle);
+                continue;
+            }
+            let unseen = self
+                .held
+                .iter_mut()
+                .rev()
+                .find(|held| !held.waits && !held.shown);
+            match unseen {
+                Some(held) => held.waits = true,
+                // More are shown than there are slots: several engines behind one address.
+                None => return,
+            }
         }
+    }
+}
+
+/// What an adapter is expected to run on at the least while requests of it are in flight, as a share of a request's time: an end that is
+/// overdue is no end.
+const OVERDUE_SHARE: f64 = 0.1;
+
+impl Held {
+    fn runs(&self) -> bool {
+        !self.waits && (self.in_flight > 0 || self.shown)
+    }
+
+    /// How long it runs on without further requests.
+    fn drain_ms(&self, now: Instant, service_ms: f64) -> f64 {
+        let least_ms = if self.in_flight > 0 {
+            OVERDUE_SHARE
+        } else {
+            0.5
+        } * service_ms;
+        self.last_end.ms_since(now).max(least_ms)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn two_slots() -> Adapters {
-        let mut adapters = Adapters::default();
-        let model = |name: &str, adapter| Model {
-            name: name.into(),
-            adapter,
-        };
-        adapters.on_models(&[
-            model("base", false),
-            model("a", true),
-            model("b", true),
-            model("c", true),
-        ]);
-        adapters.on_reading(&reading(&[]));
-        adapters
-    }
-
-    fn reading(running: &[&str]) -> AdapterReading {
-        AdapterReading {
-            slots: Some(2),
-            running: running.iter().map(ToString::to_string).collect(),
-        }
-    }
-
-    fn check(adapters: &Adapters, expected: &[&str]) {
-        let resident: Vec<&str> = adapters.resident().iter().map(AsRef::as_ref).collect();
-        assert_eq!(resident, expected);
-    }
-
-    #[test]
-    fn picks_fill_the_slots_and_push_out_the_least_recently_used() {
-        let mut adapters = two_slots();
-        assert_eq!(adapters.need("a"), Need::Load);
-        adapters.on_pick("a");
-        adapters.on_pick("b");
-        adapters.on_pick("a");
-        assert_eq!(adapters.need("a"), Need::Resident);
-        assert_eq!(adapters.need("c"), Need::Evict);
-        adapters.on_pick("c");
-        check(&adapters, &["a", "c"]);
-    }
-
-    #[test]
-    fn running_adapters_correct_the_model_and_are_not_pushed_out() {
-        let mut adapters = two_slots();
-        adapters.on_pick("a");
-        adapters.on_reading(&reading(&["b"]));
-        adapters.on_pick("c");
-        check(&adapters, &["b", "c"]);
-        adapters.on_reading(&reading(&["c", "b"]));
-        assert_eq!(adapters.need("a"), Need::Wait);
-    }
-
-    #[test]
-    fn where_a_reading_shows_no_adapters_none_is_thought_to_hold_its_slot() {
-        let mut adapters = two_slots();
-        adapters.on_reading(&reading(&["b", "c"]));
-        adapters.forget_running();
-        assert_eq!(adapters.need("a"), Need::Evict);
-    }
-
-    #[test]
-    fn a_base_model_and_a_model_that_nobody_lists_need_nothing() {
-        let mut adapters = two_slots();
-        for model in ["base", "unheard of"] {
-            adapters.on_pick(model);
-            assert_eq!(adapters.need(model), Need::NoAdapter);
-        }
-        check(&adapters, &[]);
-        assert_eq!(adapters.serves("base"), Some(true));
-        assert_eq!(adapters.serves("unheard of"), Some(false));
-        assert_eq!(Adapters::default().serves("base"), None);
-    }
-
-    #[test]
-    fn a_restart_empties_the_slots_and_an_unloaded_adapter_leaves_them() {
-        let mut adapters = two_slots();
-        adapters.on_pick("a");
-        adapters.on_models(&[Model {
-            name: "b".into(),
-            adapter: true,
-        }]);
-        check(&adapters, &[]);
-        adapters.on_pick("b");
-        adapters.on_restart();
-        check(&adapters, &[]);
-    }
-}
+mod tests;

@@ -1,82 +1,53 @@
 //! What one request costs on one endpoint: expected milliseconds, as a sum of named terms.
 //!
 //! ```text
-//!   queue   = admit + c_p x (prompt tokens ahead + prompt tokens) + fixed
-//!   adapter = 0 | load | 2 x load | 2 x load + drain
-//!   decode  = o x step(b + 1)  +  b x (c_p x prompt tokens + o x c_d)
-//!   cost    = queue + adapter + decode + risk
+//! admit   = max(0, requests + 1 - slots) x service / slots, and what too few free KV blocks delay likewise
+//! ahead   = the time that the prompts before it still take
+//! prompt  = c_p x prompt tokens + fixed
+//! adapter = until a slot is free + load
+//! decode  = o x step(b + 1)
+//! harm    = b x ((c_p x prompt tokens + load) / 2 + o x c_d), and what those lose that wait for a slot
+//! risk    = what it costs if the endpoint fails the request, times how likely that is
 //! ```
 //!
-//! with `step(b) = a + c_d x b`, `b` sequences decoding there and `o` tokens to generate. The second half of `decode`
-//! is what the request costs those that are running: its prefill and its place in the batch lengthen their steps.
-//! The form follows Dynamo's and SMetric's costs and LMetric's product; `docs/architecture.md` has the sources.
+//! with `step(b) = a + c_d x b`, `b` sequences decoding there, `o` tokens to generate, and `service` the time that a request decodes there.
+//! The first five are what the request itself waits for; `harm` is what it takes from those that run: its prompt and its
+//! adapter lengthen their steps, and so does its place in the batch. `docs/concepts/cost.md` explains each with an example, and has the sources.
 
 use serde::Serialize;
 
-use crate::adapter::Need;
-
-/// The speeds of an endpoint, in milliseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Rates {
-    /// `a`: an engine step with nothing in it.
-    pub step_ms: f64,
-    /// `c_p`: a prompt token.
-    pub prompt_token_ms: f64,
-    /// `c_d`: what a sequence adds to a step.
-    pub sequence_ms: f64,
-    /// What a request takes beside the engine's work.
-    pub fixed_ms: f64,
-    /// Loading an adapter.
-    pub adapter_load_ms: f64,
-}
-
-impl Rates {
-    /// What is assumed of an endpoint of which nothing is known: about an 8B model on one A100 or H100. (Step and
-    /// sequence: Llama-3.1-8B on H100 shows 7.1 ms + 0.036 ms a sequence, BLIS fits 16.4 ms + 0.018 ms on A100; prompt
-    /// token: 0.021 to 0.048 ms there. Adapter load: reports range from 10 ms, from memory, to seconds, from disk.)
-    pub const PRIOR: Self = Self {
-        step_ms: 15.0,
-        prompt_token_ms: 0.05,
-        sequence_ms: 0.05,
-        fixed_ms: 20.0,
-        adapter_load_ms: 300.0,
-    };
-
-    /// A step that decodes `sequences`.
-    #[must_use]
-    pub fn step(&self, sequences: f64) -> f64 {
-        self.step_ms + self.sequence_ms * sequences
-    }
-}
-
-/// Tokens that a request is expected to generate where nothing limits it.
-pub const OUTPUT_TOKENS_PRIOR: u64 = 256;
-/// Bytes of a prompt that make a token, for text in English.
-pub const BYTES_PER_TOKEN_PRIOR: u64 = 4;
+use crate::adapter::Claim;
+use crate::rates::Rates;
 
 /// What an endpoint has before it already, and what it would have to do for the adapter.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Situation {
-    /// Requests there, of ours and of others.
+    /// Requests there, of ours and of others, for each engine behind the address.
     pub requests: f64,
-    /// Prompt tokens there that are not computed yet.
-    pub prefill_tokens: f64,
-    /// Requests that run at once, as far as known.
+    /// How long the prompts there will still be computed, in milliseconds.
+    pub prefill_ms: f64,
+    /// Requests that an engine runs at once, as far as known.
     pub slots: Option<f64>,
-    /// What the request's adapter needs.
-    pub adapter: Need,
-    /// Whether the endpoint is suspect, yet a candidate because too many others are.
-    pub suspect: bool,
+    /// Tokens that a request there generates, by the mean of those in flight.
+    pub mean_output_tokens: Option<f64>,
+    /// What is asked for of the KV blocks, the request's prompt included, as a share of all.
+    pub kv_demand: f64,
+    /// What the request's adapter asks of the slots.
+    pub claim: Claim,
+    /// How likely the endpoint fails the request, 0 to 1.
+    pub failure: f64,
 }
 
 impl Situation {
     /// Nothing is there, and any adapter is resident.
     pub const IDLE: Self = Self {
         requests: 0.0,
-        prefill_tokens: 0.0,
+        prefill_ms: 0.0,
         slots: None,
-        adapter: Need::NoAdapter,
-        suspect: false,
+        mean_output_tokens: None,
+        kv_demand: 0.0,
+        claim: Claim::NONE,
+        failure: 0.0,
     };
 }
 
@@ -92,18 +63,28 @@ pub struct Work {
 /// The terms of a cost, in milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Cost {
-    /// Until the prompt is computed: waiting for a place in the batch, the prompts ahead, its own prompt.
-    pub queue_ms: f64,
-    /// Loading the adapter, and what that takes from others.
+    /// Until there is a place in the batch, and KV blocks.
+    pub admit_ms: f64,
+    /// The prompts that are computed first.
+    pub ahead_ms: f64,
+    /// Its own prompt, and what a request takes beside the engine's work.
+    pub prompt_ms: f64,
+    /// Until the adapter is in a slot.
     pub adapter_ms: f64,
-    /// Generating the tokens, and what that takes from others.
+    /// Generating its tokens.
     pub decode_ms: f64,
+    /// What it takes from others.
+    pub harm_ms: f64,
     /// What is added for doubt.
     pub risk_ms: f64,
 }
 
-/// What is added to an endpoint that is suspect and still a candidate: as much as a request that takes ten seconds.
-const SUSPECT_MS: f64 = 10_000.0;
+/// How much a millisecond counts by which a prompt or an adapter holds up those that run. They lose it once, between two tokens, where the request that waits
+/// loses it before its first: 1 gave the best mean times, at the price of times to first token, and less than a half neither (`docs/benchmarks/virtual-time.md`).
+const STALL_SHARE: f64 = 0.5;
+
+/// What a request that fails has cost: as much as one that takes ten seconds. More than any wait that is worth taking.
+pub const FAILURE_MS: f64 = 10_000.0;
 
 impl Cost {
     /// The cost of `work` on an endpoint of `rates` in `situation`.
@@ -111,56 +92,51 @@ impl Cost {
     pub fn of(rates: &Rates, situation: &Situation, work: &Work) -> Self {
         let slots = situation.slots.unwrap_or(f64::INFINITY);
         let decoding = situation.requests.min(slots);
-        let service_ms = work.output_tokens * rates.step(decoding);
+        let output_tokens = situation.mean_output_tokens.unwrap_or(work.output_tokens);
+        let service_ms = output_tokens * rates.step(decoding);
         let excess = (situation.requests + 1.0 - slots).max(0.0);
-        let admit_ms = if excess > 0.0 {
-            excess * service_ms / slots.max(1.0)
+        let mut admit_ms = 0.0;
+        if excess > 0.0 {
+            admit_ms += excess * service_ms / slots.max(1.0);
+        }
+        // As the requests there end, all of the blocks come free in a request's time.
+        admit_ms += (situation.kv_demand - 1.0).max(0.0) * service_ms;
+        let prompt_ms = rates.prompt_token_ms * work.prompt_tokens;
+        let load_ms = if situation.claim.need.loads() {
+            rates.adapter_load_ms
         } else {
             0.0
         };
-        let prompt_ms = rates.prompt_token_ms * work.prompt_tokens;
-        let ahead_ms = rates.prompt_token_ms * situation.prefill_tokens;
-        let harm_ms = decoding * (prompt_ms + work.output_tokens * rates.sequence_ms);
+        let step_share_ms = work.output_tokens * rates.sequence_ms;
         Self {
-            queue_ms: admit_ms + ahead_ms + prompt_ms + rates.fixed_ms,
-            adapter_ms: adapter_ms(rates, situation.adapter, service_ms),
-            decode_ms: work.output_tokens * rates.step(decoding + 1.0) + harm_ms,
-            risk_ms: if situation.suspect { SUSPECT_MS } else { 0.0 },
+            admit_ms,
+            ahead_ms: situation.prefill_ms,
+            prompt_ms: prompt_ms + rates.fixed_ms,
+            adapter_ms: situation.claim.wait_ms + load_ms,
+            decode_ms: work.output_tokens * rates.step(decoding + 1.0),
+            harm_ms: decoding * (STALL_SHARE * (prompt_ms + load_ms) + step_share_ms)
+                + situation.claim.delays_ms,
+            risk_ms: situation.failure * FAILURE_MS,
         }
     }
 
     /// The sum of the terms.
     #[must_use]
     pub fn total_ms(&self) -> f64 {
-        self.queue_ms + self.adapter_ms + self.decode_ms + self.risk_ms
+        self.ttft_ms() + self.decode_ms + self.harm_ms + self.risk_ms
     }
 
-    /// The part that passes before the first token.
+    /// The part that passes before the first token is computed.
     #[must_use]
-    pub fn ttft_ms(&self, rates: &Rates, adapter: Need) -> f64 {
-        let load_ms = if matches!(adapter, Need::NoAdapter | Need::Resident) {
-            0.0
-        } else {
-            rates.adapter_load_ms
-        };
-        self.queue_ms + load_ms + rates.step_ms
-    }
-}
-
-/// An adapter that is pushed out has to be loaded again for the next request that wants it, so it counts twice; where
-/// every slot is running, half a request passes on average before the first of them is free.
-fn adapter_ms(rates: &Rates, need: Need, service_ms: f64) -> f64 {
-    match need {
-        Need::NoAdapter | Need::Resident => 0.0,
-        Need::Load => rates.adapter_load_ms,
-        Need::Evict => 2.0 * rates.adapter_load_ms,
-        Need::Wait => 2.0 * rates.adapter_load_ms + 0.5 * service_ms,
+    pub fn ttft_ms(&self) -> f64 {
+        self.admit_ms + self.ahead_ms + self.prompt_ms + self.adapter_ms
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::adapter::Need;
 
     const RATES: Rates = Rates {
         step_ms: 10.0,
@@ -173,73 +149,145 @@ mod tests {
         prompt_tokens: 100.0,
         output_tokens: 20.0,
     };
+    /// Prompt 100 x 0.1 + fixed 5; 20 steps of 10 + 1.
+    const ALONE: Cost = Cost {
+        admit_ms: 0.0,
+        ahead_ms: 0.0,
+        prompt_ms: 15.0,
+        adapter_ms: 0.0,
+        decode_ms: 220.0,
+        harm_ms: 0.0,
+        risk_ms: 0.0,
+    };
     const IDLE: Situation = Situation::IDLE;
 
-    fn check(situation: Situation, queue: f64, adapter: f64, decode: f64) {
+    fn check(situation: Situation, expected: Cost) {
         let cost = Cost::of(&RATES, &situation, &WORK);
-        let terms = [cost.queue_ms, cost.adapter_ms, cost.decode_ms];
-        for (term, expected) in terms.into_iter().zip([queue, adapter, decode]) {
-            assert!((term - expected).abs() < 1e-9, "{situation:?}: {terms:?}");
-        }
+        let terms = |cost: &Cost| {
+            let own = [
+                cost.admit_ms,
+                cost.ahead_ms,
+                cost.prompt_ms,
+                cost.adapter_ms,
+            ];
+            (own, [cost.decode_ms, cost.harm_ms, cost.risk_ms])
+        };
+        let ((own, rest), (own_expected, rest_expected)) = (terms(&cost), terms(&expected));
+        let near = |one: f64, other: f64| (one - other).abs() < 1e-9;
+        assert!(
+            own.iter()
+                .zip(own_expected)
+                .all(|(&one, other)| near(one, other))
+                && rest
+                    .iter()
+                    .zip(rest_expected)
+                    .all(|(&one, other)| near(one, other)),
+            "{situation:?}: {cost:?} is not {expected:?}"
+        );
+        let total: f64 = own.iter().chain(&rest).sum();
+        assert!(
+            near(cost.total_ms(), total),
+            "the cost is the sum of its terms"
+        );
+        assert!(near(cost.ttft_ms(), own.iter().sum()));
     }
 
     #[test]
     fn an_idle_endpoint_costs_its_own_prompt_and_tokens() {
-        // Prompt 100 x 0.1 + fixed 5; 20 steps of 10 + 1.
-        check(IDLE, 15.0, 0.0, 220.0);
+        check(IDLE, ALONE);
     }
 
     #[test]
-    fn prompts_ahead_and_running_sequences_are_waited_for_and_harmed() {
-        // 500 tokens ahead add 50. 20 steps of 10 + 4; three others wait 10 for the prompt and 20 x 1 for the tokens.
+    fn prompts_ahead_are_waited_for_and_running_sequences_are_harmed() {
+        // 20 steps of 10 + 4. Each of three others loses half of the prompt's 10 and 20 x 1 for its tokens.
         let busy = Situation {
             requests: 3.0,
-            prefill_tokens: 500.0,
+            prefill_ms: 50.0,
             ..IDLE
         };
-        check(busy, 65.0, 0.0, 280.0 + 90.0);
+        let expected = Cost {
+            ahead_ms: 50.0,
+            decode_ms: 280.0,
+            harm_ms: 3.0 * 25.0,
+            ..ALONE
+        };
+        check(busy, expected);
     }
 
     #[test]
     fn a_full_batch_is_waited_for() {
-        // Two of four requests have to leave, each after 20 steps of 10 + 4 = 280, four at a time: 2 x 280 / 4.
+        // Two of five requests have to leave; each takes 30 steps of 10 + 4 = 420, four at a time: 2 x 420 / 4.
         let full = Situation {
             requests: 5.0,
             slots: Some(4.0),
+            mean_output_tokens: Some(30.0),
             ..IDLE
         };
-        check(full, 15.0 + 140.0, 0.0, 300.0 + 4.0 * 30.0);
+        let expected = Cost {
+            admit_ms: 210.0,
+            decode_ms: 300.0,
+            harm_ms: 4.0 * 25.0,
+            ..ALONE
+        };
+        check(full, expected);
     }
 
     #[test]
-    fn an_adapter_costs_its_load_and_what_it_pushes_out() {
-        for (adapter, expected) in [
+    fn what_is_asked_of_the_kv_cache_beyond_all_of_it_is_waited_for() {
+        // A quarter too much comes free in a quarter of a request's time: 20 steps of 10 + 2.
+        let scarce = Situation {
+            requests: 2.0,
+            kv_demand: 1.25,
+            ..IDLE
+        };
+        let expected = Cost {
+            admit_ms: 60.0,
+            decode_ms: 260.0,
+            harm_ms: 2.0 * 25.0,
+            ..ALONE
+        };
+        check(scarce, expected);
+    }
+
+    #[test]
+    fn an_adapter_costs_the_wait_for_a_slot_and_its_load_and_those_that_run_wait_with_it() {
+        let claim = |need| Claim {
+            need,
+            wait_ms: 40.0,
+            delays_ms: 7.0,
+        };
+        for (need, load_ms) in [
+            (Need::NoAdapter, 0.0),
             (Need::Resident, 0.0),
             (Need::Load, 300.0),
-            (Need::Evict, 600.0),
-            (Need::Wait, 600.0 + 100.0),
+            (Need::Evict, 300.0),
+            (Need::Wait, 300.0),
         ] {
-            check(Situation { adapter, ..IDLE }, 15.0, expected, 220.0);
+            let situation = Situation {
+                requests: 1.0,
+                claim: claim(need),
+                ..IDLE
+            };
+            let expected = Cost {
+                adapter_ms: 40.0 + load_ms,
+                decode_ms: 240.0,
+                harm_ms: 25.0 + load_ms / 2.0 + 7.0,
+                ..ALONE
+            };
+            check(situation, expected);
         }
     }
 
     #[test]
-    fn doubt_costs_more_than_any_wait_worth_taking() {
+    fn doubt_costs_as_much_as_a_failure_times_its_chance() {
         let doubtful = Situation {
-            suspect: true,
+            failure: 0.25,
             ..IDLE
         };
-        let cost = Cost::of(&RATES, &doubtful, &WORK);
-        assert_eq!(cost.total_ms(), 235.0 + SUSPECT_MS);
-    }
-
-    #[test]
-    fn the_expected_first_token_leaves_out_what_others_pay() {
-        let evict = Situation {
-            adapter: Need::Evict,
-            ..IDLE
+        let expected = Cost {
+            risk_ms: FAILURE_MS / 4.0,
+            ..ALONE
         };
-        let cost = Cost::of(&RATES, &evict, &WORK);
-        assert_eq!(cost.ttft_ms(&RATES, Need::Evict), 15.0 + 300.0 + 10.0);
+        check(doubtful, expected);
     }
 }

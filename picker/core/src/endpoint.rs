@@ -96,6 +96,57 @@ impl Reading {
         sum(self.engines.iter().map(|engine| engine.waiting))
     }
 
+    /// Tokens that the KV blocks of all engines hold; `None` unless each shows it.
+    #[must_use]
+    pub fn kv_tokens(&self) -> Option<u64> {
+        let of =
+            |engine: &EngineReading| Some(engine.block_size?.saturating_mul(engine.kv_blocks?));
+        let tokens: Option<Vec<u64>> = self.engines.iter().map(of).collect();
+        Some(tokens?.into_iter().fold(0, u64::saturating_add))
+    }
+
+    /// Whether any engine has made a step, or a token, since `earlier`.
+    #[must_use]
+    pub fn worked_since(&self, earlier: &Self) -> bool {
+        let work = |reading: &Self| {
+            let steps = sum(reading.engines.iter().map(|engine| engine.steps));
+            let tokens = sum(reading
+                .engines
+                .iter()
+                .map(|engine| engine.generation_tokens));
+            let prompts = sum(reading.engines.iter().map(|engine| engine.prompt_tokens));
+            (steps, tokens, prompts)
+        };
+        work(self) != work(earlier)
+    }
+
+    /// Whether it shows any counter of work.
+    #[must_use]
+    pub fn counts_work(&self) -> bool {
+        let counts =
+            |engine: &EngineReading| engine.steps.is_some() || engine.generation_tokens.is_some();
+        self.engines.iter().any(counts)
+    }
+
+    /// Requests that ended since `earlier`, and tokens generated since; nothing where the counters fell.
+    #[must_use]
+    pub fn answers_since(&self, earlier: &Self) -> (f64, f64) {
+        let grown = |of: fn(&EngineReading) -> Option<u64>| {
+            let (after, before) = (
+                sum(self.engines.iter().map(of))?,
+                sum(earlier.engines.iter().map(of))?,
+            );
+            after.checked_sub(before)
+        };
+        match (
+            grown(|engine| engine.finished),
+            grown(|engine| engine.generation_tokens),
+        ) {
+            (Some(answers), Some(tokens)) => (answers as f64, tokens as f64),
+            _ => (0.0, 0.0),
+        }
+    }
+
     /// The largest share of KV blocks in use on any engine; `None` if no engine showed it.
     #[must_use]
     pub fn kv_usage(&self) -> Option<f64> {
@@ -103,6 +154,14 @@ impl Reading {
             .iter()
             .filter_map(|engine| engine.kv_usage)
             .reduce(f64::max)
+    }
+}
+
+impl EngineReading {
+    /// Whether requests wait for a batch slot or KV blocks.
+    #[must_use]
+    pub fn queues(&self) -> bool {
+        self.waiting_capacity.or(self.waiting).unwrap_or(0) > 0
     }
 }
 

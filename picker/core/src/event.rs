@@ -7,6 +7,7 @@ use crate::adapter::Model;
 use crate::endpoint::{Endpoint, EndpointKey, Reading, Subset};
 pub use crate::ledger::Following;
 use crate::member::ReadFailure;
+use crate::receipt::End;
 use crate::request::{Request, RequestKey};
 
 /// Something that happened.
@@ -65,4 +66,24 @@ pub struct Ending {
     pub prompt_tokens: Option<u64>,
     /// Tokens generated, as the engine counts them or as events were seen.
     pub generated: Option<u64>,
+}
+
+impl Ending {
+    /// Whether it looks as if no server had been there: the statuses by which proxies say so.
+    #[must_use]
+    pub fn unreachable(&self) -> bool {
+        matches!(self.status, Some(502..=504))
+    }
+
+    /// The kind of end that it is.
+    #[must_use]
+    pub fn end(&self) -> End {
+        if self.error_inside || self.status.is_some_and(|status| status >= 500) {
+            End::Failed
+        } else if self.complete {
+            End::Completed
+        } else {
+            End::Abandoned
+        }
+    }
 }

@@ -4,10 +4,13 @@
 //! request ends. The debits of an endpoint are always the sum over its open entries.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::adapter::names::ModelId;
 use crate::endpoint::EndpointKey;
 use crate::request::RequestKey;
 use crate::time::Instant;
@@ -32,12 +35,22 @@ pub struct Entry {
     pub request_id: Arc<str>,
     /// Where it was sent.
     pub endpoint: EndpointKey,
+    /// The endpoint that took it instead, where the proxy said so.
+    pub served: Option<SocketAddr>,
+    /// The model it is for, where an endpoint lists that.
+    pub model: Option<ModelId>,
+    /// The limit on its tokens.
+    pub max_tokens: Option<u32>,
     /// When it was picked.
     pub opened: Instant,
     /// How it is followed.
     pub following: Following,
     /// When it is expected to end.
     pub expected_end: Instant,
+    /// The time to its first token that was expected, in milliseconds.
+    pub expected_ttft_ms: f64,
+    /// Bytes of its prompt.
+    pub prompt_bytes: u64,
     /// Prompt tokens to be computed for it.
     pub prompt_tokens: u64,
     /// Tokens that it is expected to generate.
@@ -54,9 +67,9 @@ pub struct Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Prefill {
     /// The first token will show that it is over.
-    Watched,
-    /// Nothing will show it, as the response is not streamed: it is taken to be over then.
-    Until(Instant),
+    Seen,
+    /// Nothing will show it: it is expected to take this long.
+    Unseen(Duration),
     /// It is over.
     Over,
 }
@@ -66,29 +79,39 @@ pub enum Prefill {
 pub struct Load {
     /// Requests.
     pub requests: u64,
-    /// Of those, requests whose prompt is still being computed, as far as known.
+    /// Of those, requests whose first token will be seen and has not come.
     pub prefilling: u64,
     /// Prompt tokens of those.
     pub prefill_tokens: u64,
     /// Tokens still to be generated, by expectation.
     pub decode_tokens: u64,
+    /// Tokens that they generate in all, by expectation.
+    pub output_tokens: u64,
+    /// Tokens of their prompts and of all that they generate: what they will hold of the KV cache if they share nothing.
+    pub context_tokens: u64,
+    /// When all prompts of which nothing will be seen are expected to be computed.
+    #[serde(skip)]
+    pub unseen_until: Instant,
 }
 
 /// All requests in flight of one pool.
 #[derive(Debug, Default)]
 pub struct Ledger {
     entries: BTreeMap<RequestKey, Entry>,
-    loads: BTreeMap<EndpointKey, Load>,
-    /// Open entries with [`Prefill::Until`], by that time.
-    unseen: BTreeSet<(Instant, RequestKey)>,
+    /// In the order of the keys.
+    loads: Vec<(EndpointKey, Load)>,
     /// Open entries that are [`Following::Released`], by the end that is expected.
     released: BTreeSet<(Instant, RequestKey)>,
 }
 
 impl Ledger {
     /// Opens an entry; the debit counts from here on. An entry that is open under the same key is closed first.
-    pub fn open(&mut self, request: RequestKey, entry: Entry) {
+    pub fn open(&mut self, now: Instant, request: RequestKey, entry: Entry) {
         self.close(request);
+        if let Prefill::Unseen(span) = entry.prefill {
+            let load = self.load_mut(entry.endpoint);
+            load.unseen_until = load.unseen_until.max(now) + span;
+        }
         self.put(request, entry);
     }
 
@@ -100,15 +123,6 @@ impl Ledger {
         });
     }
 
-    /// Notes that it is `now`: prompts that nothing shows to be computed are taken to be so at their time.
-    pub fn pass(&mut self, now: Instant) {
-        while let Some(&(until, request)) = self.unseen.first()
-            && until <= now
-        {
-            self.update(request, |entry| entry.prefill = Prefill::Over);
-        }
-    }
-
     /// Notes that `generated` tokens have come in all.
     pub fn progress(&mut self, request: RequestKey, generated: u64) {
         self.update(request, |entry| {
@@ -116,32 +130,49 @@ impl Ledger {
         });
     }
 
-    /// Moves the debit to the endpoint that serves the request.
-    pub fn serve_elsewhere(&mut self, request: RequestKey, endpoint: EndpointKey) {
-        self.update(request, |entry| entry.endpoint = endpoint);
+    /// Notes that `address` serves the request, and moves the debit there if that is an endpoint of the pool.
+    pub fn serve_elsewhere(
+        &mut self,
+        request: RequestKey,
+        address: SocketAddr,
+        endpoint: Option<EndpointKey>,
+    ) {
+        self.update(request, |entry| {
+            entry.served = Some(address);
+            entry.endpoint = endpoint.unwrap_or(entry.endpoint);
+        });
     }
 
     /// Closes an entry and ends its debit; `None` if it is not open (any more).
     pub fn close(&mut self, request: RequestKey) -> Option<Entry> {
         let entry = self.entries.remove(&request)?;
-        if let Prefill::Until(until) = entry.prefill {
-            self.unseen.remove(&(until, request));
-        }
         if entry.following == Following::Released {
             self.released.remove(&(entry.expected_end, request));
         }
-        let load = self.load_mut(entry.endpoint);
-        load.credit(&entry);
-        if load.requests == 0 {
-            self.loads.remove(&entry.endpoint);
-        }
+        self.load_mut(entry.endpoint).credit(&entry);
         Some(entry)
+    }
+
+    /// Forgets endpoints that are not `kept` and have nothing in flight.
+    pub fn retain(&mut self, kept: impl Fn(EndpointKey) -> bool) {
+        self.loads
+            .retain(|(endpoint, load)| load.requests > 0 || kept(*endpoint));
     }
 
     /// The released entry whose end is expected first, and when that is.
     #[must_use]
     pub fn next_release(&self) -> Option<(Instant, RequestKey)> {
         self.released.first().copied()
+    }
+
+    /// The released entry at `endpoint` that was opened before `opened` and whose end is expected first.
+    #[must_use]
+    pub fn next_release_at(&self, endpoint: EndpointKey, opened: Instant) -> Option<RequestKey> {
+        let mut released = self.released.iter().map(|&(_, request)| request);
+        released.find(|request| {
+            let entry = self.entries.get(request);
+            entry.is_some_and(|entry| entry.endpoint == endpoint && entry.opened < opened)
+        })
     }
 
     /// The open entry of a request.
@@ -153,12 +184,13 @@ impl Ledger {
     /// What is in flight at `endpoint`.
     #[must_use]
     pub fn load(&self, endpoint: EndpointKey) -> Load {
-        self.loads.get(&endpoint).copied().unwrap_or_default()
+        let place = self.loads.binary_search_by_key(&endpoint, |(key, _)| *key);
+        place.map_or_else(|_| Load::default(), |place| self.loads[place].1)
     }
 
-    /// What is in flight where, in the order of the keys; endpoints without requests are left out.
-    pub fn loads(&self) -> impl Iterator<Item = (EndpointKey, Load)> {
-        self.loads.iter().map(|(&endpoint, &load)| (endpoint, load))
+    /// What is in flight where, in the order of the keys; endpoints that never had a request may be left out.
+    pub fn loads(&self) -> impl Iterator<Item = (EndpointKey, &Load)> {
+        self.loads.iter().map(|(endpoint, load)| (*endpoint, load))
     }
 
     /// Requests in flight.
@@ -182,9 +214,6 @@ impl Ledger {
     }
 
     fn put(&mut self, request: RequestKey, entry: Entry) {
-        if let Prefill::Until(until) = entry.prefill {
-            self.unseen.insert((until, request));
-        }
         if entry.following == Following::Released {
             self.released.insert((entry.expected_end, request));
         }
@@ -193,17 +222,30 @@ impl Ledger {
     }
 
     fn load_mut(&mut self, endpoint: EndpointKey) -> &mut Load {
-        self.loads.entry(endpoint).or_default()
+        let place = self.loads.binary_search_by_key(&endpoint, |(key, _)| *key);
+        let place = place.unwrap_or_else(|place| {
+            self.loads.insert(place, (endpoint, Load::default()));
+            place
+        });
+        &mut self.loads[place].1
     }
 }
 
 impl Load {
+    /// How long the prompts there will still be computed at `now`, in milliseconds, at `token_ms` a token.
+    #[must_use]
+    pub fn prefill_ms(&self, now: Instant, token_ms: f64) -> f64 {
+        self.prefill_tokens as f64 * token_ms + self.unseen_until.ms_since(now)
+    }
+
     fn debit(&mut self, entry: &Entry) {
         let (prefilling, prefill_tokens) = entry.prefill();
         self.requests += 1;
         self.prefilling += prefilling;
         self.prefill_tokens += prefill_tokens;
         self.decode_tokens += entry.decode_tokens();
+        self.output_tokens += entry.output_tokens;
+        self.context_tokens += entry.prompt_tokens + entry.output_tokens;
     }
 
     /// Takes back what [`Load::debit`] booked for the same entry; an unequal pair would overflow and panic under test.
@@ -213,15 +255,20 @@ impl Load {
         self.prefilling -= prefilling;
         self.prefill_tokens -= prefill_tokens;
         self.decode_tokens -= entry.decode_tokens();
+        self.output_tokens -= entry.output_tokens;
+        self.context_tokens -= entry.prompt_tokens + entry.output_tokens;
+        if self.requests == 0 {
+            self.unseen_until = Instant::ZERO;
+        }
     }
 }
 
 impl Entry {
-    /// One request and its prompt tokens while they are computed; nothing after that.
+    /// One request and its prompt tokens while its first token is awaited; nothing else.
     fn prefill(&self) -> (u64, u64) {
         match self.prefill {
-            Prefill::Over => (0, 0),
-            Prefill::Watched | Prefill::Until(_) => (1, self.prompt_tokens),
+            Prefill::Over | Prefill::Unseen(_) => (0, 0),
+            Prefill::Seen => (1, self.prompt_tokens),
         }
     }
 

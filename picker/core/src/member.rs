@@ -1,12 +1,16 @@
-//! One endpoint as the picker knows it: its last reading, load of others, adapters, suspicion, and when to read next.
+//! One endpoint as the picker knows it: its last reading, speed, load of others, adapters, health, and when to read next.
+
+pub mod health;
 
 use std::time::Duration;
 
-use serde::Serialize;
-
+use self::health::{Health, Suspect};
 use crate::adapter::Adapters;
-use crate::endpoint::{Endpoint, EndpointKey, Reading};
-use crate::seed::Random;
+use crate::adapter::names::Names;
+use crate::endpoint::{Endpoint, EndpointKey, EngineReading, Reading};
+use crate::ledger::Load;
+use crate::rates::{Factors, Fit, Meter, Rates};
+use crate::seed::{Random, name_hash};
 use crate::time::Instant;
 
 /// The time between two readings while requests wait at the endpoint, or while others send to it.
@@ -24,12 +28,13 @@ pub const SPREAD_MAX: Duration = Duration::from_secs(1);
 /// The wait after the first failed reading; doubled by each further one, up to [`BEAT_IDLE`].
 pub const BACK_OFF: Duration = Duration::from_millis(100);
 
-/// Readings that time out in a row before the endpoint is suspect.
-const TIMEOUTS_TO_SUSPECT: u32 = 3;
 /// The weight of the newest sample of foreign load; smooths over the 0.3 to 2 s by which vLLM's gauges lag.
 const FOREIGN_WEIGHT: f64 = 0.3;
 /// Foreign load below this is none: what is left of the smoothing.
 const FOREIGN_FLOOR: f64 = 0.05;
+
+/// From this share of KV blocks in use, requests may wait for blocks: one long prompt takes a few hundredths of all.
+const KV_SCARCE: f64 = 0.85;
 
 /// One endpoint of the pool.
 #[derive(Debug)]
@@ -38,27 +43,25 @@ pub struct Member {
     pub key: EndpointKey,
     /// What discovery says of it.
     pub endpoint: Endpoint,
+    hash: u64,
     /// Its models and adapter slots.
     pub adapters: Adapters,
+    /// Whether it works.
+    pub health: Health,
     reading: Option<(Instant, Reading)>,
-    suspicion: Option<Suspicion>,
+    /// What it was seen to do, and how fast it is by that.
+    meter: Meter,
+    fit: Fit,
+    rates: Rates,
     /// Smoothed requests that others sent here.
     foreign: f64,
     /// The most requests of ours in flight since the last reading.
     own_peak: u64,
+    /// Tokens of the prompts that were sent here since the last reading.
+    sent_tokens: u64,
     /// The most requests seen running while others waited for capacity.
     slots: Option<u64>,
     beat: Beat,
-}
-
-/// Why an endpoint gets no new requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Suspicion {
-    /// Since when.
-    #[serde(skip)]
-    pub since: Instant,
-    /// For what.
-    pub reason: Suspect,
 }
 
 /// How often endpoints are read.
@@ -68,18 +71,6 @@ pub struct Pace {
     pub interval_min: Duration,
     /// Keeps readings from falling into step.
     pub random: Random,
-}
-
-/// What made an endpoint suspect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Suspect {
-    /// It refused the connection of a reading.
-    Refused,
-    /// It did not answer several readings in a row.
-    Silent,
-    /// A request sent there failed as one does whose server is gone, or was served elsewhere.
-    Unreachable,
 }
 
 /// Why a reading failed.
@@ -101,7 +92,6 @@ struct Beat {
     /// When the reading that is under way was asked for.
     under_way: Option<Instant>,
     failures: u32,
-    timeouts: u32,
 }
 
 impl Member {
@@ -110,21 +100,31 @@ impl Member {
     pub fn new(key: EndpointKey, endpoint: Endpoint, due: Instant) -> Self {
         Self {
             key,
+            hash: name_hash(&endpoint.identity),
             endpoint,
             adapters: Adapters::default(),
+            health: Health::default(),
             reading: None,
-            suspicion: None,
+            meter: Meter::default(),
+            fit: Fit::default(),
+            rates: Rates::PRIOR,
             foreign: 0.0,
             own_peak: 0,
+            sent_tokens: 0,
             slots: None,
             beat: Beat {
                 next_reading: due,
                 next_models: due,
                 under_way: None,
                 failures: 0,
-                timeouts: 0,
             },
         }
+    }
+
+    /// The hash of its identity, the same in every replica.
+    #[must_use]
+    pub const fn hash(&self) -> u64 {
+        self.hash
     }
 
     /// The last reading and when it was taken.
@@ -139,10 +139,50 @@ impl Member {
         self.reading.is_some() || self.beat.failures > 0
     }
 
-    /// Why the endpoint is suspect, if it is.
+    /// How fast it is, as far as known.
     #[must_use]
-    pub fn suspicion(&self) -> Option<Suspicion> {
-        self.suspicion
+    pub fn rates(&self) -> &Rates {
+        &self.rates
+    }
+
+    /// What its counters have shown.
+    #[must_use]
+    pub fn fit(&self) -> &Fit {
+        &self.fit
+    }
+
+    /// Engines (data-parallel ranks) behind the address.
+    #[must_use]
+    pub fn engines(&self) -> usize {
+        let engines = self
+            .reading
+            .as_ref()
+            .map_or(1, |(_, reading)| reading.engines.len());
+        engines.max(1)
+    }
+
+    /// The share of KV blocks that is asked for there, were `more` tokens to come; 0 where unknown. Above 1, requests wait for blocks.
+    ///
+    /// Blocks that are held show in readings, however many requests share them. Requests that wait for blocks do not, so where few are free `own` counts: the
+    /// tokens of ours in flight, as if they shared none.
+    #[must_use]
+    pub fn kv_demand(&self, own: u64, more: f64) -> f64 {
+        let Some((_, reading)) = &self.reading else {
+            return 0.0;
+        };
+        match (reading.kv_usage(), reading.kv_tokens()) {
+            (Some(usage), Some(tokens)) if tokens > 0 => {
+                let share = |count: f64| count / tokens as f64;
+                let held = usage + share(self.sent_tokens as f64);
+                let asked = if usage > KV_SCARCE {
+                    share(own as f64)
+                } else {
+                    0.0
+                };
+                held.max(asked) + share(more)
+            }
+            _ => 0.0,
+        }
     }
 
     /// Requests of others there, smoothed.
@@ -151,56 +191,97 @@ impl Member {
         self.foreign
     }
 
+    /// Whether requests waited there at the last reading.
+    #[must_use]
+    pub fn queues(&self) -> bool {
+        let reading = self.reading.as_ref().map(|(_, reading)| reading);
+        reading.is_some_and(|reading| reading.engines.iter().any(EngineReading::queues))
+    }
+
     /// The most requests it was seen to run at once while others waited: its batch slots, as far as seen.
     #[must_use]
     pub fn slots(&self) -> Option<u64> {
         self.slots
     }
 
+    /// Notes that a request of `prompt_tokens` was sent there, the `own`th in flight; `loads` if an adapter has to be loaded for it.
+    pub fn on_pick(&mut self, own: u64, prompt_tokens: u64, loads: bool) {
+        self.on_own(own);
+        self.sent_tokens = self.sent_tokens.saturating_add(prompt_tokens);
+        if loads {
+            self.meter.on_load();
+        }
+    }
+
     /// Notes that `own` requests of ours are in flight there.
     pub fn on_own(&mut self, own: u64) {
         self.own_peak = self.own_peak.max(own);
+        if own == 0 && self.foreign == 0.0 {
+            self.meter.on_idle();
+        }
     }
 
-    /// Takes over a reading; `own` requests of ours are in flight there.
-    pub fn on_reading(&mut self, now: Instant, reading: Reading, own: u64, pace: &mut Pace) {
-        self.note_foreign(&reading, own);
+    /// Takes over a reading; `own` is what of ours is in flight there. Returns what its engines generated since an earlier one: answers, and
+    /// tokens in all.
+    pub fn on_reading(
+        &mut self,
+        now: Instant,
+        reading: Reading,
+        own: &Load,
+        names: &Names,
+        pace: &mut Pace,
+    ) -> (f64, f64) {
+        self.note_foreign(&reading, own.requests);
         self.note_slots(&reading);
         if self.restarted(&reading) {
             self.adapters.on_restart();
+            self.health.on_restart(now);
             self.beat.next_models = now;
         }
         match &reading.adapters {
-            Some(adapters) => self.adapters.on_reading(adapters),
-            None => self.adapters.forget_running(),
+            Some(adapters) => self.adapters.on_reading(adapters, names),
+            None => self.adapters.forget_shown(),
         }
+        let idle = own.requests == 0 && self.foreign == 0.0;
+        let fit = &mut self.fit;
+        self.meter
+            .on_reading(now, &reading, idle, |interval| fit.observe(now, &interval));
+        let before = self.reading.as_ref().map(|(_, before)| before);
+        let answers = before.map_or((0.0, 0.0), |before| reading.answers_since(before));
+        let worked = before.is_some_and(|before| reading.worked_since(before));
         let waits = reading.waiting().unwrap_or(0) > 0;
+        let begun = self.beat.under_way.take().unwrap_or(now);
+        self.health.on_reading(now, begun, worked);
+        if own.requests == 0 || (own.prefilling == 0 && !reading.counts_work()) {
+            self.health.on_idle(now);
+        }
         self.reading = Some((now, reading));
-        self.on_answer(now);
+        self.sent_tokens = 0;
+        self.beat.failures = 0;
         let beat = match () {
             // The answer was to a reading begun before the suspicion arose: ask again.
-            () if self.suspicion.is_some() => Duration::ZERO,
-            () if waits || self.foreign > 0.0 => BEAT_BUSY,
-            () if own > 0 => BEAT_OWN,
+            () if self.health.awaits_answer() => Duration::ZERO,
+            () if waits || self.foreign > 0.0 || self.health.is_suspect() => BEAT_BUSY,
+            () if own.requests > 0 => BEAT_OWN,
             () => BEAT_IDLE,
         };
         self.beat.next_reading = pace.next(now, beat);
+        answers
     }
 
     /// Takes over that a reading failed.
     pub fn on_read_failed(&mut self, now: Instant, failure: ReadFailure, pace: &mut Pace) {
+        let begun = self.beat.under_way.take().unwrap_or(now);
         match failure {
             ReadFailure::Refused => self.suspect(now, Suspect::Refused),
             ReadFailure::TimedOut => {
-                self.beat.timeouts += 1;
-                if self.beat.timeouts >= TIMEOUTS_TO_SUSPECT {
+                if self.health.on_silence() {
                     self.suspect(now, Suspect::Silent);
                 }
             }
             // An endpoint that answers is alive, whatever it says: unparsable metrics alone never eject.
-            ReadFailure::Unreadable => self.on_answer(now),
+            ReadFailure::Unreadable => self.health.on_answer(begun),
         }
-        self.beat.under_way = None;
         let wait = BACK_OFF * 2_u32.saturating_pow(self.beat.failures.min(10));
         self.beat.failures += 1;
         self.beat.next_reading = pace.next(now, wait.min(BEAT_IDLE));
@@ -209,14 +290,18 @@ impl Member {
     /// Makes the endpoint suspect, and due for a reading at once. A later suspicion does not replace an earlier one
     /// but asks for a reading that is begun after it.
     pub fn suspect(&mut self, now: Instant, reason: Suspect) {
-        match &mut self.suspicion {
-            Some(suspicion) => suspicion.since = now,
-            none => {
-                *none = Some(Suspicion { since: now, reason });
-                self.beat.failures = 0;
-            }
+        if self.health.suspect(now, reason) {
+            self.beat.failures = 0;
         }
         self.beat.next_reading = now;
+    }
+
+    /// Goes by what its counters have shown, and by the `pool`'s rates where they have shown little; `fixed_ms` is the pool's, too.
+    pub fn learn(&mut self, now: Instant, pool: &Factors, fixed_ms: f64) {
+        self.rates = Rates {
+            fixed_ms,
+            ..Rates::of(&self.fit.factors(now, pool))
+        };
     }
 
     /// Moves the next reading forward if a beat of `beat` from `now` would come sooner.
@@ -253,19 +338,6 @@ impl Member {
         self.beat.next_models = now;
     }
 
-    /// An answer to a reading that was begun after the suspicion ends it.
-    fn on_answer(&mut self, now: Instant) {
-        let begun = self.beat.under_way.take().unwrap_or(now);
-        self.beat.failures = 0;
-        self.beat.timeouts = 0;
-        if self
-            .suspicion
-            .is_some_and(|suspicion| begun >= suspicion.since)
-        {
-            self.suspicion = None;
-        }
-    }
-
     /// Others' load is what the engine shows beyond the most that we had there since the reading before: its gauges
     /// lag behind ours, so less than that is our own requests seen late.
     fn note_foreign(&mut self, reading: &Reading, own: u64) {
@@ -281,9 +353,8 @@ impl Member {
     }
 
     fn note_slots(&mut self, reading: &Reading) {
-        for engine in &reading.engines {
-            let full = engine.waiting_capacity.or(engine.waiting).unwrap_or(0) > 0;
-            if let (true, Some(running)) = (full, engine.running.filter(|&running| running > 0)) {
+        for engine in reading.engines.iter().filter(|engine| engine.queues()) {
+            if let Some(running) = engine.running.filter(|&running| running > 0) {
                 self.slots = Some(self.slots.unwrap_or(0).max(running));
             }
         }

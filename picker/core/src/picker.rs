@@ -1,22 +1,30 @@
 //! The whole: one picker owns what is known of one InferencePool, and turns events into actions.
 
+mod account;
+mod state;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
-
+use self::state::BytesPerToken;
+pub use self::state::EndpointState;
 use crate::action::{Action, Pick, Refusal};
-use crate::cost::{BYTES_PER_TOKEN_PRIOR, OUTPUT_TOKENS_PRIOR, Rates, Work};
+use crate::adapter::Model;
+use crate::adapter::names::{IdSet, ModelId, Names};
+use crate::cost::Work;
 use crate::endpoint::{Endpoint, EndpointKey, Reading};
 use crate::event::{Arrival, Ending, Event, Following};
-use crate::ledger::{Entry, Ledger, Load, Prefill};
-use crate::member::{self, Member, Pace, Suspect, Suspicion};
-use crate::receipt::{CANDIDATES_MAX, Candidate, EXCLUSIONS_MAX, End, Excluded, Outcome, Receipt};
-use crate::request::{Request, RequestKey};
-use crate::schedule::{self, Ask, Choice, Exclusion};
-use crate::seed::Random;
+use crate::ledger::{Entry, Ledger, Prefill};
+use crate::length::{Asked, Lengths};
+use crate::member::health::Suspect;
+use crate::member::{self, Member, Pace};
+use crate::rates::{self, Factors, Rates};
+use crate::receipt::{CANDIDATES_MAX, End, Outcome, Receipt};
+use crate::request::RequestKey;
+use crate::schedule::{Ask, Choice, Priced};
+use crate::seed::{Random, name_hash};
 use crate::time::Instant;
 
 /// What a picker is made with.
@@ -28,45 +36,35 @@ pub struct Settings {
     pub reading_interval_min: Duration,
 }
 
+/// How often what endpoints have in common is worked out anew, at most.
+const POOLING_INTERVAL: Duration = Duration::from_secs(1);
+/// Names of models are swept once there are so many more than at the last sweep.
+const NAMES_SLACK: usize = 64;
+
 /// What is known of one InferencePool, and what is to be done about it.
 #[derive(Debug)]
 pub struct Picker {
     /// In the order of their keys, which is the order in which they came.
     members: Vec<Member>,
     next_key: u32,
+    /// How many times the endpoints were given.
+    generation: u64,
     ledger: Ledger,
-    /// Requests in flight whose server answered elsewhere than picked.
-    served: BTreeMap<RequestKey, SocketAddr>,
+    names: Names,
+    names_swept: usize,
+    lengths: Lengths,
+    bytes_per_token: BytesPerToken,
+    /// What the endpoints' rates have in common, and when that is worked out next.
+    factors: Factors,
+    pooled_next: Instant,
+    fixed: state::Fixed,
     actions: VecDeque<Action>,
+    /// The last choice, kept for its memory.
+    choice: Choice,
     ties: Random,
     pace: Pace,
     /// No reading is due before this; may be too early, never too late.
     next_due: Option<Instant>,
-}
-
-/// One endpoint, as an operator wants to see it.
-#[derive(Clone, Debug, Serialize)]
-pub struct EndpointState {
-    /// The endpoint's key.
-    pub endpoint: EndpointKey,
-    /// Its name.
-    pub name: Arc<str>,
-    /// Its address.
-    pub address: SocketAddr,
-    /// Ours in flight.
-    pub own: Load,
-    /// Requests of others, smoothed.
-    pub foreign: f64,
-    /// The most requests it was seen to run while others waited.
-    pub slots: Option<u64>,
-    /// The adapters thought to be in its slots, least recently used first.
-    pub resident: Vec<Arc<str>>,
-    /// Why it is suspect, if it is.
-    pub suspicion: Option<Suspicion>,
-    /// How old the last reading is, in milliseconds.
-    pub reading_age_ms: Option<f64>,
-    /// The last reading.
-    pub reading: Option<Reading>,
 }
 
 impl Picker {
@@ -76,9 +74,17 @@ impl Picker {
         Self {
             members: Vec::new(),
             next_key: 0,
+            generation: 0,
             ledger: Ledger::default(),
-            served: BTreeMap::new(),
+            names: Names::default(),
+            names_swept: 0,
+            lengths: Lengths::default(),
+            bytes_per_token: BytesPerToken::default(),
+            factors: Factors::ONE,
+            pooled_next: Instant::ZERO,
+            fixed: state::Fixed::default(),
             actions: VecDeque::new(),
+            choice: Choice::default(),
             ties: Random::split(settings.seed, "ties"),
             pace: Pace {
                 interval_min: settings.reading_interval_min,
@@ -94,23 +100,16 @@ impl Picker {
             Event::Endpoints(endpoints) => self.on_endpoints(now, endpoints),
             Event::Arrived(arrival) => self.on_arrived(now, arrival),
             Event::ServedElsewhere(request, address) => self.on_served(now, request, address),
-            Event::FirstToken(request) => self.ledger.first_token(now, request),
-            Event::Progressed(request, generated) => self.ledger.progress(request, generated),
-            Event::Ended(request, ending) => self.on_ended(now, request, ending),
-            Event::Read(endpoint, reading) => {
-                let own = self.ledger.load(endpoint).requests;
-                self.change(endpoint, |member, pace| {
-                    member.on_reading(now, reading, own, pace)
-                });
-            }
+            Event::FirstToken(request) => self.on_first_token(now, request),
+            Event::Progressed(request, generated) => self.on_progress(now, request, generated),
+            Event::Ended(request, ending) => self.close(now, request, ending.end(), ending),
+            Event::Read(endpoint, reading) => self.on_read(now, endpoint, reading),
             Event::ReadFailed(endpoint, failure) => {
                 self.change(endpoint, |member, pace| {
                     member.on_read_failed(now, failure, pace)
                 });
             }
-            Event::Models(endpoint, models) => {
-                self.change(endpoint, |member, _| member.adapters.on_models(&models));
-            }
+            Event::Models(endpoint, models) => self.on_models(endpoint, &models),
             Event::ModelsFailed(endpoint) => {
                 self.change(endpoint, |member, _| member.on_models_failed(now));
             }
@@ -132,7 +131,9 @@ impl Picker {
 
     /// Does what is due at `now`; calling it early or often does no harm.
     pub fn handle_timeout(&mut self, now: Instant) {
-        while let Some((_, request)) = self.ledger.next_release().filter(|(due, _)| *due <= now) {
+        while let Some((due, request)) = self.ledger.next_release()
+            && due <= now
+        {
             self.close(now, request, End::Presumed, Ending::default());
         }
         if self.next_due.is_none_or(|due| due > now) {
@@ -171,18 +172,7 @@ impl Picker {
     /// Every endpoint as it is known at `now`.
     #[must_use]
     pub fn endpoints(&self, now: Instant) -> Vec<EndpointState> {
-        let state = |member: &Member| EndpointState {
-            endpoint: member.key,
-            name: member.endpoint.name.clone(),
-            address: member.endpoint.address,
-            own: self.ledger.load(member.key),
-            foreign: member.foreign(),
-            slots: member.slots(),
-            resident: member.adapters.resident().to_vec(),
-            suspicion: member.suspicion(),
-            reading_age_ms: member.reading().map(|(at, _)| now.ms_since(*at)),
-            reading: member.reading().map(|(_, reading)| reading.clone()),
-        };
+        let state = |member| EndpointState::of(now, member, &self.ledger, &self.names);
         self.members.iter().map(state).collect()
     }
 
@@ -204,62 +194,92 @@ impl Picker {
         for endpoint in wanted.into_values() {
             let due = now + spread.mul_f64(self.pace.random.unit());
             self.next_due = earlier(self.next_due, Some(due));
-            self.members
-                .push(Member::new(EndpointKey(self.next_key), endpoint, due));
+            let mut member = Member::new(EndpointKey(self.next_key), endpoint, due);
+            member.learn(now, &self.factors, self.fixed.ms());
+            self.members.push(member);
             self.next_key += 1;
         }
+        self.generation += 1;
+        let members = &self.members;
+        self.ledger.retain(|key| place(members, key).is_some());
     }
 
     fn on_arrived(&mut self, now: Instant, arrival: Arrival) {
-        self.ledger.pass(now);
-        let work = work(&arrival);
+        let name = arrival.request.model.as_deref();
         let ask = Ask {
-            model: arrival.request.model.as_deref(),
+            model: name.and_then(|name| self.names.get(name)),
+            name_hash: name.map(name_hash),
             subset: arrival.subset.as_ref(),
-            work,
+            work: self.work(&arrival),
+            ranked: CANDIDATES_MAX.max(if arrival.fallbacks > 0 { usize::MAX } else { 0 }),
         };
-        let choice = schedule::choose(now, &self.members, &self.ledger, &ask, &mut self.ties);
-        let receipt = Box::new(self.receipt(now, &arrival, work, &choice));
-        let Some(taken) = choice.priced.first() else {
-            let refusal = if self.members.is_empty() {
-                Refusal::NoEndpoints
-            } else {
-                Refusal::EmptySubset
-            };
-            self.actions
-                .push_back(Action::Refused(arrival.key, refusal, receipt));
-            return;
+        let mut choice = std::mem::take(&mut self.choice);
+        choice.make(now, &self.members, &self.ledger, &ask, &mut self.ties);
+        let receipt = self.receipt(now, &arrival, &ask.work, &choice);
+        let action = match choice.priced.first() {
+            Some(taken) => Action::Picked(self.book(now, &arrival, &ask, taken, receipt, &choice)),
+            None if self.members.is_empty() => {
+                Action::Refused(arrival.key, Refusal::NoEndpoints, receipt)
+            }
+            None => Action::Refused(arrival.key, Refusal::EmptySubset, receipt),
         };
-        let fallbacks = self.fallbacks(&choice, arrival.fallbacks);
+        self.choice = choice;
+        self.actions.push_back(action);
+    }
+
+    /// Debits the endpoint that was taken.
+    fn book(
+        &mut self,
+        now: Instant,
+        arrival: &Arrival,
+        ask: &Ask<'_>,
+        taken: &Priced,
+        receipt: Receipt,
+        choice: &Choice,
+    ) -> Pick {
+        let fallbacks = self.fallbacks(choice, arrival.fallbacks);
         let member = &mut self.members[taken.index];
-        if let Some(model) = arrival.request.model.as_deref() {
-            member.adapters.on_pick(model);
-        }
+        let expected_end = now + ms(receipt.expected_duration_ms.unwrap_or_default());
+        let loads = ask
+            .model
+            .is_some_and(|model| member.adapters.on_pick(model, expected_end));
         self.ledger.open(
+            now,
             arrival.key,
             Entry {
-                request_id: arrival.request_id,
+                request_id: arrival.request_id.clone(),
                 endpoint: member.key,
+                served: None,
+                model: ask.model,
+                max_tokens: arrival.request.max_tokens,
                 opened: now,
                 following: arrival.following,
-                expected_end: now + ms(expected_ms(&receipt, taken)),
+                expected_end,
+                expected_ttft_ms: receipt.expected_ttft_ms.unwrap_or_default(),
+                prompt_bytes: if arrival.request.prompt_ids == 0 {
+                    arrival.request.prompt_bytes
+                } else {
+                    0
+                },
                 prompt_tokens: receipt.prompt_tokens,
                 output_tokens: receipt.output_tokens,
                 generated: 0,
-                prefill: prefill(now, &arrival.request, arrival.following, &receipt),
+                prefill: prefill(arrival, member.rates(), &ask.work, loads),
                 first_token: None,
             },
         );
-        member.on_own(taken.load.requests + 1);
+        let ttft_ms = receipt.expected_ttft_ms.unwrap_or_default();
+        member.health.on_pick(now, taken.load.requests, ttft_ms);
+        member.on_pick(taken.load.requests + 1, receipt.prompt_tokens, loads);
         member.hasten(now, member::BEAT_OWN, &mut self.pace);
         self.next_due = earlier(self.next_due, member.due());
-        self.actions.push_back(Action::Picked(Pick {
+        Pick {
             request: arrival.key,
             endpoint: member.key,
             address: member.endpoint.address,
             fallbacks,
             receipt,
-        }));
+        }
     }
 
     /// At most `count` of the endpoints that were not taken, by cost; those whose IP address none before them has go first.
@@ -267,13 +287,9 @@ impl Picker {
         if count == 0 {
             return Vec::new();
         }
-        let address = |one: &schedule::Priced| self.members[one.index].endpoint.address;
-        let mut hosts: Vec<IpAddr> = choice
-            .priced
-            .iter()
-            .take(1)
-            .map(|one| address(one).ip())
-            .collect();
+        let address = |one: &Priced| self.members[one.index].endpoint.address;
+        let taken = choice.priced.iter().take(1);
+        let mut hosts: Vec<IpAddr> = taken.map(|one| address(one).ip()).collect();
         let (mut apart, mut beside) = (Vec::new(), Vec::new());
         for address in choice.priced.iter().skip(1).map(address) {
             if hosts.contains(&address.ip()) {
@@ -293,9 +309,10 @@ impl Picker {
 
     /// The debit moves to the endpoint that serves; the picked one did not take the request, so it is suspect.
     fn on_served(&mut self, now: Instant, request: RequestKey, address: SocketAddr) {
-        let Some(picked) = self.ledger.entry(request).map(|entry| entry.endpoint) else {
+        let Some(entry) = self.ledger.entry(request) else {
             return;
         };
+        let (picked, model, ends) = (entry.endpoint, entry.model, entry.expected_end);
         let server = self
             .members
             .iter()
@@ -304,39 +321,121 @@ impl Picker {
         if server == Some(picked) {
             return;
         }
-        self.served.insert(request, address);
+        self.ledger.serve_elsewhere(request, address, server);
         self.change(picked, |member, _| {
             member.suspect(now, Suspect::Unreachable)
         });
-        if let Some(server) = server {
-            self.ledger.serve_elsewhere(request, server);
-            let own = self.ledger.load(server).requests;
-            self.change(server, |member, pace| {
-                member.on_own(own);
-                member.hasten(now, member::BEAT_OWN, pace);
-            });
+        let Some(server) = server else {
+            return;
+        };
+        self.leave(now, picked, model);
+        let own = self.ledger.load(server).requests;
+        self.change(server, |member, pace| {
+            member.on_own(own);
+            if let Some(model) = model {
+                member.adapters.on_pick(model, ends);
+            }
+            member.hasten(now, member::BEAT_OWN, pace);
+        });
+    }
+
+    fn on_first_token(&mut self, now: Instant, request: RequestKey) {
+        self.ledger.first_token(now, request);
+        let Some(entry) = self.ledger.entry(request) else {
+            return;
+        };
+        let ttft_ms = now.ms_since(entry.opened);
+        let (endpoint, expected_ms) = (entry.endpoint, entry.expected_ttft_ms);
+        let alone = self.ledger.load(endpoint).requests == 1;
+        if alone && entry.served.is_none() && entry.first_token == Some(now) {
+            self.fixed.observe(ttft_ms - expected_ms);
+        }
+        self.change(endpoint, |member, _| member.health.on_work(now));
+    }
+
+    fn on_progress(&mut self, now: Instant, request: RequestKey, generated: u64) {
+        self.ledger.progress(request, generated);
+        if let Some(endpoint) = self.ledger.entry(request).map(|entry| entry.endpoint) {
+            self.change(endpoint, |member, _| member.health.on_work(now));
         }
     }
 
-    fn on_ended(&mut self, now: Instant, request: RequestKey, ending: Ending) {
-        self.close(now, request, ending.end(), ending);
+    fn on_read(&mut self, now: Instant, key: EndpointKey, reading: Reading) {
+        let Some(place) = place(&self.members, key) else {
+            return;
+        };
+        self.release_finished(now, key, &reading);
+        let own = self.ledger.load(key);
+        let member = &mut self.members[place];
+        let counted = member.on_reading(now, reading, &own, &self.names, &mut self.pace);
+        self.lengths.on_counters(counted.0, counted.1);
+        if member.health.hangs(now) {
+            member.suspect(now, Suspect::Hung);
+        }
+        self.next_due = earlier(self.next_due, member.due());
+        if now >= self.pooled_next {
+            self.pooled_next = now + POOLING_INTERVAL;
+            self.factors = rates::pooled(self.members.iter().map(Member::fit), &self.factors);
+            for member in &mut self.members {
+                member.learn(now, &self.factors, self.fixed.ms());
+            }
+        }
     }
 
+    /// Closes released entries at `key` that `reading` shows to be gone: it shows fewer requests than are booked there. Those that were
+    /// picked lately may not show yet.
+    fn release_finished(&mut self, now: Instant, key: EndpointKey, reading: &Reading) {
+        let Some(running) = reading.running() else {
+            return;
+        };
+        let seen = running.saturating_add(reading.waiting().unwrap_or(0));
+        let old = Instant::from_nanos(now.as_nanos().saturating_sub(GAUGE_LAG.as_nanos() as u64));
+        while self.ledger.load(key).requests > seen
+            && let Some(request) = self.ledger.next_release_at(key, old)
+        {
+            self.close(now, request, End::Presumed, Ending::default());
+        }
+    }
+
+    fn on_models(&mut self, key: EndpointKey, models: &[Model]) {
+        let Some(place) = place(&self.members, key) else {
+            return;
+        };
+        self.members[place]
+            .adapters
+            .on_models(models, &mut self.names);
+        if self.names.len() <= 2 * self.names_swept + NAMES_SLACK {
+            return;
+        }
+        let mut live = IdSet::default();
+        for member in &self.members {
+            member.adapters.mark(&mut live);
+        }
+        self.names.sweep(&live);
+        self.lengths.retain(|model| live.contains(model));
+        self.names_swept = self.names.len();
+    }
+
+    /// Ends an entry, however that came.
     fn close(&mut self, now: Instant, request: RequestKey, end: End, ending: Ending) {
         let Some(entry) = self.ledger.close(request) else {
             return;
         };
-        let served = self.served.remove(&request);
-        if ending.unreachable() && entry.first_token.is_none() && served.is_none() {
-            self.change(entry.endpoint, |member, _| {
-                member.suspect(now, Suspect::Unreachable)
-            });
+        self.leave(now, entry.endpoint, entry.model);
+        if entry.served.is_none() || place(&self.members, entry.endpoint).is_some() {
+            self.judge(now, &entry, end, &ending);
         }
+        if end == End::Completed {
+            self.note_answer(now, &entry, &ending);
+        }
+        let expected_ms = entry.expected_end.ms_since(entry.opened);
         let outcome = Outcome {
             end,
             status: ending.status,
-            served,
+            served: entry.served,
             ttft_ms: entry.first_token.map(|at| at.ms_since(entry.opened)),
+            expected_ttft_ms: entry.expected_ttft_ms,
+            expected_duration_ms: expected_ms,
             duration_ms: now.ms_since(entry.opened),
             prompt_tokens: ending.prompt_tokens,
             generated: ending
@@ -347,83 +446,98 @@ impl Picker {
             .push_back(Action::Settled(request, entry.request_id, outcome));
     }
 
+    /// A request is no longer at `key`.
+    fn leave(&mut self, now: Instant, key: EndpointKey, model: Option<ModelId>) {
+        let own = self.ledger.load(key).requests;
+        self.change(key, |member, _| {
+            if let Some(model) = model {
+                member.adapters.on_end(now, model);
+            }
+            if own == 0 {
+                member.on_own(0);
+                member.health.on_idle(now);
+            }
+        });
+    }
+
+    /// What the end of a request says of the endpoint that served it.
+    fn judge(&mut self, now: Instant, entry: &Entry, end: End, ending: &Ending) {
+        let unreachable =
+            ending.unreachable() && entry.first_token.is_none() && entry.served.is_none();
+        self.change(entry.endpoint, |member, _| match end {
+            End::Completed => {
+                member.health.on_work(now);
+                member.health.on_end(now, false);
+            }
+            End::Failed => {
+                member.health.on_end(now, true);
+                if unreachable {
+                    member.suspect(now, Suspect::Unreachable);
+                }
+            }
+            End::Abandoned | End::Presumed => {}
+        });
+    }
+
+    /// What a whole answer teaches of lengths. Where its tokens were not counted, its duration tells how many there were.
+    fn note_answer(&mut self, now: Instant, entry: &Entry, ending: &Ending) {
+        if let Some(tokens) = ending.prompt_tokens.filter(|_| entry.prompt_bytes > 0) {
+            self.bytes_per_token.on_usage(entry.prompt_bytes, tokens);
+        }
+        let counted = ending.generated.map(|tokens| tokens as f64);
+        // A duration tells of tokens only where nothing was waited for, and the step's time is known.
+        let learnt = place(&self.members, entry.endpoint).filter(|&place| {
+            let member = &self.members[place];
+            member.fit().samples() >= rates::VOTE_SAMPLES && !member.queues()
+        });
+        let tokens = counted.or_else(|| {
+            let expected_ms = entry.expected_end.ms_since(entry.opened) - entry.expected_ttft_ms;
+            let step_ms = expected_ms / entry.output_tokens.max(1) as f64;
+            let decode_ms = now.ms_since(entry.opened) - entry.expected_ttft_ms;
+            learnt
+                .filter(|_| step_ms > 0.0)
+                .map(|_| (decode_ms / step_ms).max(1.0))
+        });
+        if let Some(tokens) = tokens {
+            let limit = entry.max_tokens.map_or(f64::INFINITY, f64::from);
+            let asked = Asked {
+                model: entry.model,
+                max_tokens: entry.max_tokens,
+            };
+            self.lengths.on_answer(&asked, tokens.min(limit));
+        }
+    }
+
     /// Changes what is known of an endpoint, if it is still there, and keeps track of when it is due.
     fn change(&mut self, key: EndpointKey, change: impl FnOnce(&mut Member, &mut Pace)) {
-        // Members stand in the order of their keys.
-        let place = self.members.binary_search_by_key(&key, |member| member.key);
-        if let Ok(place) = place {
+        if let Some(place) = place(&self.members, key) {
             let member = &mut self.members[place];
             change(member, &mut self.pace);
             self.next_due = earlier(self.next_due, member.due());
         }
     }
 
-    fn receipt(&self, now: Instant, arrival: &Arrival, work: Work, choice: &Choice) -> Receipt {
-        let candidate = |one: &schedule::Priced| Candidate {
-            endpoint: self.members[one.index].key,
-            name: self.members[one.index].endpoint.name.clone(),
-            address: self.members[one.index].endpoint.address,
-            cost_ms: one.cost_ms,
-            cost: one.cost,
-            own: one.load.requests,
-            foreign: one.foreign,
-            adapter: one.adapter,
+    /// The work that a request is expected to be.
+    fn work(&self, arrival: &Arrival) -> Work {
+        let request = &arrival.request;
+        let model = request.model.as_deref();
+        let asked = Asked {
+            model: model.and_then(|name| self.names.get(name)),
+            max_tokens: request.max_tokens,
         };
-        let excluded = |&(index, reason): &(usize, Exclusion)| Excluded {
-            name: self.members[index].endpoint.name.clone(),
-            address: self.members[index].endpoint.address,
-            reason,
-        };
-        let taken = choice.priced.first();
-        let runner_up = choice.priced.get(1);
-        Receipt {
-            key: arrival.key,
-            request_id: arrival.request_id.clone(),
-            at_ns: now.as_nanos(),
-            request: arrival.request.clone(),
-            prompt_tokens: work.prompt_tokens as u64,
-            output_tokens: work.output_tokens as u64,
-            endpoints: self.members.len(),
-            candidates: choice
-                .priced
-                .iter()
-                .take(CANDIDATES_MAX)
-                .map(candidate)
-                .collect(),
-            candidate_count: choice.priced.len(),
-            ties: choice.ties,
-            margin_ms: taken
-                .zip(runner_up)
-                .map(|(taken, other)| other.cost_ms - taken.cost_ms),
-            exclusions: choice
-                .excluded
-                .iter()
-                .take(EXCLUSIONS_MAX)
-                .map(excluded)
-                .collect(),
-            exclusion_count: choice.excluded.len(),
-            expected_ttft_ms: taken.map(|taken| taken.cost.ttft_ms(&Rates::PRIOR, taken.adapter)),
-            following: taken.map(|_| arrival.following),
-            outcome: None,
+        Work {
+            prompt_tokens: request.prompt_tokens(self.bytes_per_token.get()),
+            output_tokens: self.lengths.expected(&asked).round(),
         }
     }
 }
 
-impl Ending {
-    /// Whether it looks as if no server had been there: the statuses by which proxies say so.
-    fn unreachable(&self) -> bool {
-        matches!(self.status, Some(502..=504))
-    }
+/// Requests picked within this time may not show in gauges yet: they lag by up to two seconds.
+const GAUGE_LAG: Duration = Duration::from_secs(2);
 
-    fn end(&self) -> End {
-        if self.error_inside || self.status.is_some_and(|status| status >= 500) {
-            End::Failed
-        } else if self.complete {
-            End::Completed
-        } else {
-            End::Abandoned
-        }
-    }
+/// The place of an endpoint among `members`, which stand in the order of their keys.
+fn place(members: &[Member], key: EndpointKey) -> Option<usize> {
+    members.binary_search_by_key(&key, |member| member.key).ok()
 }
 
 /// The earlier of two moments that may never come.
@@ -432,32 +546,15 @@ fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
 }
 
 /// How the end of a request's prefill will be known.
-fn prefill(now: Instant, request: &Request, following: Following, receipt: &Receipt) -> Prefill {
-    if request.streamed && following == Following::Full {
-        return Prefill::Watched;
+fn prefill(arrival: &Arrival, rates: &Rates, work: &Work, loads: bool) -> Prefill {
+    if arrival.request.streamed && arrival.following == Following::Full {
+        return Prefill::Seen;
     }
-    Prefill::Until(now + ms(receipt.expected_ttft_ms.unwrap_or_default()))
-}
-
-/// How long the request is expected to take in all, where it is taken.
-fn expected_ms(receipt: &Receipt, taken: &schedule::Priced) -> f64 {
-    let step_ms = Rates::PRIOR.step(taken.load.requests as f64 + taken.foreign + 1.0);
-    receipt.expected_ttft_ms.unwrap_or_default() + receipt.output_tokens as f64 * step_ms
+    let load_ms = if loads { rates.adapter_load_ms } else { 0.0 };
+    Prefill::Unseen(ms(rates.prompt_token_ms * work.prompt_tokens + load_ms))
 }
 
 /// A span of `ms` milliseconds.
 fn ms(ms: f64) -> Duration {
     Duration::try_from_secs_f64(ms / 1e3).unwrap_or(Duration::MAX)
-}
-
-/// The work that a request is expected to be.
-fn work(arrival: &Arrival) -> Work {
-    let limit = arrival
-        .request
-        .max_tokens
-        .map_or(OUTPUT_TOKENS_PRIOR, u64::from);
-    Work {
-        prompt_tokens: arrival.request.prompt_tokens(BYTES_PER_TOKEN_PRIOR) as f64,
-        output_tokens: limit.min(OUTPUT_TOKENS_PRIOR) as f64,
-    }
 }

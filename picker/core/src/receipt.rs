@@ -3,12 +3,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use arrayvec::ArrayVec;
 use serde::Serialize;
 
 use crate::adapter::Need;
 use crate::cost::Cost;
 use crate::endpoint::EndpointKey;
 use crate::ledger::Following;
+use crate::rates::Rates;
 use crate::request::{Request, RequestKey};
 use crate::schedule::Exclusion;
 
@@ -34,20 +36,28 @@ pub struct Receipt {
     pub output_tokens: u64,
     /// Endpoints of the pool.
     pub endpoints: usize,
-    /// The cheapest endpoints, the chosen one first, then by cost; at most [`CANDIDATES_MAX`].
-    pub candidates: Vec<Candidate>,
+    /// The generation of the configuration that it was decided under: of the pool's endpoints.
+    pub generation: u64,
+    /// The cheapest endpoints, the chosen one first, then by cost.
+    pub candidates: ArrayVec<Candidate, CANDIDATES_MAX>,
     /// Endpoints that might have been chosen.
     pub candidate_count: usize,
     /// Of those, endpoints so near to the cheapest that chance decided.
     pub ties: usize,
     /// What the runner-up would have cost more than the chosen one, in milliseconds; negative if chance chose a dearer one.
     pub margin_ms: Option<f64>,
-    /// Endpoints that could not be chosen; at most [`EXCLUSIONS_MAX`].
-    pub exclusions: Vec<Excluded>,
+    /// Endpoints that could not be chosen.
+    pub exclusions: ArrayVec<Excluded, EXCLUSIONS_MAX>,
     /// Endpoints that could not be chosen, in all.
     pub exclusion_count: usize,
+    /// Whether it was sent to a suspect, to see whether that works.
+    pub probe: bool,
+    /// Whether the model is known to be served nowhere in the pool.
+    pub unserved: bool,
     /// The time to the first token that was expected, in milliseconds.
     pub expected_ttft_ms: Option<f64>,
+    /// The time to the end that was expected, in milliseconds.
+    pub expected_duration_ms: Option<f64>,
     /// How the request is followed to its end; `None` if nothing was picked.
     pub following: Option<Following>,
     /// What became of it; `None` while it is in flight.
@@ -73,6 +83,8 @@ pub struct Candidate {
     pub foreign: f64,
     /// What the request's adapter would have needed.
     pub adapter: Need,
+    /// The speeds that were assumed of it.
+    pub rates: Rates,
 }
 
 /// One endpoint that could not be chosen.
@@ -97,6 +109,10 @@ pub struct Outcome {
     pub served: Option<SocketAddr>,
     /// From decision to first token, in milliseconds; only for streamed responses.
     pub ttft_ms: Option<f64>,
+    /// What had been expected of that.
+    pub expected_ttft_ms: f64,
+    /// What had been expected of the duration.
+    pub expected_duration_ms: f64,
     /// From decision to end, in milliseconds.
     pub duration_ms: f64,
     /// Prompt tokens, as the engine counts them.

@@ -95,7 +95,7 @@ impl Request {
 
     /// How many tokens the prompt is expected to be, at so many bytes a token.
     #[must_use]
-    pub fn prompt_tokens(&self, bytes_per_token: u64) -> u64 {
-        self.prompt_ids + self.prompt_bytes.div_ceil(bytes_per_token.max(1))
+    pub fn prompt_tokens(&self, bytes_per_token: f64) -> f64 {
+        self.prompt_ids as f64 + (self.prompt_bytes as f64 / bytes_per_token).ceil()
     }
 }

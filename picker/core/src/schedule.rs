@@ -2,12 +2,14 @@
 
 use serde::Serialize;
 
-use crate::adapter::Need;
-use crate::cost::{Cost, Rates, Situation, Work};
+use crate::adapter::names::ModelId;
+use crate::adapter::{Claim, Need};
+use crate::cost::{Cost, Situation, Work};
 use crate::endpoint::Subset;
 use crate::ledger::{Ledger, Load};
-use crate::member::{Member, Suspect};
-use crate::seed::Random;
+use crate::member::Member;
+use crate::member::health::Suspect;
+use crate::seed::{Random, rendezvous};
 use crate::time::Instant;
 
 /// Costs within this of the least are a tie, in milliseconds.
@@ -21,23 +23,33 @@ pub const FOREIGN_HALF_LIFE_MS: f64 = 10_000.0;
 /// What is to be placed.
 #[derive(Clone, Copy, Debug)]
 pub struct Ask<'a> {
-    /// The model, where one is named.
-    pub model: Option<&'a str>,
+    /// The model, where one is named that some endpoint lists.
+    pub model: Option<ModelId>,
+    /// The hash of the model's name, where one is named.
+    pub name_hash: Option<u64>,
     /// The endpoints to which the gateway limits the choice.
     pub subset: Option<&'a Subset>,
     /// The work.
     pub work: Work,
+    /// How many candidates have to stand in the order of their costs.
+    pub ranked: usize,
 }
 
-/// A choice, with all that a receipt tells of it.
-#[derive(Clone, Debug)]
+/// A choice, with all that a receipt tells of it. Made anew for each request in the memory of the last.
+#[derive(Clone, Debug, Default)]
 pub struct Choice {
-    /// What each candidate would cost; the chosen one first, then by cost.
+    /// What each candidate would cost; the chosen one first, then by cost, as many as were asked for, then the rest.
     pub priced: Vec<Priced>,
     /// How many of them were so near to the least that chance decided.
     pub ties: usize,
     /// Who was no candidate, and why.
     pub excluded: Vec<(usize, Exclusion)>,
+    /// Whether the request was sent to a suspect, to see whether it works.
+    pub probe: bool,
+    /// Whether the model is known to be served nowhere.
+    pub unserved: bool,
+    /// Candidates that are suspect.
+    suspects: Vec<(Instant, usize, Load)>,
 }
 
 /// What the request would cost on one candidate.
@@ -54,7 +66,7 @@ pub struct Priced {
     /// Requests of others there.
     pub foreign: f64,
     /// What the adapter needs there.
-    pub adapter: Need,
+    pub claim: Claim,
 }
 
 /// Why an endpoint could not be chosen.
@@ -63,124 +75,234 @@ pub struct Priced {
 pub enum Exclusion {
     /// The gateway's subset hint leaves it out.
     OutsideSubset,
-    /// It does not serve the model, and another endpoint does.
+    /// It does not serve the model, and another endpoint does, or may load it.
     ModelNotServed,
     /// It is suspect.
     Suspect(Suspect),
 }
 
-/// Chooses among `members`, which stand in the order of their keys. Without candidates, `priced` is empty.
-#[must_use]
-pub fn choose(
-    now: Instant,
-    members: &[Member],
-    ledger: &Ledger,
-    ask: &Ask<'_>,
-    random: &mut Random,
-) -> Choice {
-    let mut excluded = Vec::new();
-    let eligible = eligible(members, ask, &mut excluded);
-    let dropped = suspects_to_drop(members, &eligible);
-    let mut loads = ledger.loads().peekable();
-    let mut priced = Vec::with_capacity(eligible.len());
-    for index in eligible {
-        let member = &members[index];
-        while loads.next_if(|(key, _)| *key < member.key).is_some() {}
-        let load = loads
-            .next_if(|(key, _)| *key == member.key)
-            .map(|(_, load)| load);
-        if let (true, Some(suspicion)) = (dropped.contains(&index), member.suspicion()) {
-            excluded.push((index, Exclusion::Suspect(suspicion.reason)));
-            continue;
+impl Choice {
+    /// Chooses among `members`, which stand in the order of their keys. Without candidates, `priced` is empty.
+    pub fn make(
+        &mut self,
+        now: Instant,
+        members: &[Member],
+        ledger: &Ledger,
+        ask: &Ask<'_>,
+        random: &mut Random,
+    ) {
+        self.priced.clear();
+        self.excluded.clear();
+        self.suspects.clear();
+        self.probe = false;
+        let servers = Servers::of(members, ask);
+        self.unserved = servers == Servers::None;
+        let mut loads = ledger.loads().peekable();
+        for (index, member) in members.iter().enumerate() {
+            while loads.next_if(|(key, _)| *key < member.key).is_some() {}
+            let load = loads.next_if(|(key, _)| *key == member.key);
+            let load = load.map_or_else(Load::default, |(_, load)| *load);
+            if !inside(member, ask) {
+                self.excluded.push((index, Exclusion::OutsideSubset));
+            } else if !servers.may_serve(member, ask) {
+                self.excluded.push((index, Exclusion::ModelNotServed));
+            } else if let Some(suspicion) = member.health.suspicion() {
+                self.suspects.push((suspicion.since, index, load));
+            } else {
+                self.priced.push(price(now, index, member, load, ask));
+            }
         }
-        priced.push(price(now, index, member, load.unwrap_or_default(), ask));
+        self.drop_suspects(now, members, ask);
+        self.take(members, ask, random);
     }
-    let idle_ms = Cost::of(&Rates::PRIOR, &Situation::IDLE, &ask.work).total_ms();
-    let ties = take(&mut priced, idle_ms, random);
-    Choice {
-        priced,
-        ties,
-        excluded,
-    }
-}
 
-/// The members that the subset and the model leave, in order.
-///
-/// A model that no member is known to serve excludes nobody: the server's own answer is the best one then.
-fn eligible(
-    members: &[Member],
-    ask: &Ask<'_>,
-    excluded: &mut Vec<(usize, Exclusion)>,
-) -> Vec<usize> {
-    let serves = |member: &Member| ask.model.and_then(|model| member.adapters.serves(model));
-    let inside = |member: &Member| {
-        ask.subset
-            .is_none_or(|subset| subset.contains(member.endpoint.address))
-    };
-    let served = members
-        .iter()
-        .any(|member| inside(member) && serves(member) == Some(true));
-    let mut eligible = Vec::with_capacity(members.len());
-    for (index, member) in members.iter().enumerate() {
-        if !inside(member) {
-            excluded.push((index, Exclusion::OutsideSubset));
-        } else if served && serves(member) == Some(false) {
-            excluded.push((index, Exclusion::ModelNotServed));
+    /// Of the suspects, at most half of all eligible get nothing, those suspected longest first; the others are candidates. One that
+    /// nothing but a request can clear is taken when its time has come.
+    fn drop_suspects(&mut self, now: Instant, members: &[Member], ask: &Ask<'_>) {
+        let eligible = self.priced.len() + self.suspects.len();
+        self.suspects
+            .sort_unstable_by_key(|&(since, index, _)| (since, index));
+        for (place, &(_, index, load)) in self.suspects.iter().enumerate() {
+            let member = &members[index];
+            let probe = !self.probe && member.health.wants_probe(now, load.requests);
+            let Some(suspicion) = member.health.suspicion() else {
+                continue;
+            };
+            if place < eligible / 2 && !probe {
+                let reason = Exclusion::Suspect(suspicion.reason);
+                self.excluded.push((index, reason));
+                continue;
+            }
+            self.priced.push(price(now, index, member, load, ask));
+            if probe {
+                self.probe = true;
+                let last = self.priced.len() - 1;
+                self.priced.swap(0, last);
+            }
+        }
+    }
+
+    /// Puts the taken one first: the probe, or else the cheapest; chance decides among near ties, so that equal requests spread.
+    fn take(&mut self, members: &[Member], ask: &Ask<'_>, random: &mut Random) {
+        let least = (0..self.priced.len()).min_by(|&one, &other| {
+            self.priced[one]
+                .cost_ms
+                .total_cmp(&self.priced[other].cost_ms)
+        });
+        let Some(least) = least else {
+            self.ties = 0;
+            return;
+        };
+        let taken = if self.probe {
+            self.ties = 1;
+            0
         } else {
-            eligible.push(index);
+            self.among_ties(least, members, ask, random)
+        };
+        self.priced.swap(0, taken);
+        let rest = &mut self.priced[1..];
+        let by_cost = |one: &Priced, other: &Priced| {
+            let by_index = one.index.cmp(&other.index);
+            one.cost_ms.total_cmp(&other.cost_ms).then(by_index)
+        };
+        let ranked = ask.ranked.saturating_sub(1);
+        if ranked > 0 && ranked < rest.len() {
+            rest.select_nth_unstable_by(ranked - 1, by_cost);
+            rest[..ranked].sort_unstable_by(by_cost);
+        } else if ranked > 0 {
+            rest.sort_unstable_by(by_cost);
         }
     }
-    eligible
+
+    /// One of those that cost about as little as number `least`. Where its adapter has to be loaded the same one is taken each time, and
+    /// by every replica (rendezvous hashing), so that an adapter gathers instead of spreading.
+    fn among_ties(
+        &mut self,
+        least: usize,
+        members: &[Member],
+        ask: &Ask<'_>,
+        random: &mut Random,
+    ) -> usize {
+        let cheapest = &self.priced[least];
+        let rates = members[cheapest.index].rates();
+        let idle_ms = Cost::of(rates, &Situation::IDLE, &ask.work).total_ms();
+        let excess_ms = cheapest.cost_ms - idle_ms;
+        let limit = cheapest.cost_ms + f64::max(TIE_MS, TIE_SHARE * excess_ms);
+        let loads = cheapest.claim.need.loads();
+        let near = || {
+            let places = self.priced.iter().enumerate();
+            places
+                .filter(|(_, one)| one.cost_ms <= limit)
+                .map(|(place, _)| place)
+        };
+        self.ties = near().count();
+        let taken = match ask.name_hash.filter(|_| loads) {
+            Some(key) => near()
+                .max_by_key(|&place| rendezvous(key, members[self.priced[place].index].hash())),
+            None => near().nth(random.below(self.ties)),
+        };
+        taken.unwrap_or(least)
+    }
 }
 
-/// The suspects that get nothing: at most half of the eligible, those suspected longest first.
-fn suspects_to_drop(members: &[Member], eligible: &[usize]) -> Vec<usize> {
-    let since = |index: &usize| members[*index].suspicion().map(|suspicion| suspicion.since);
-    let mut suspects: Vec<usize> = eligible
-        .iter()
-        .copied()
-        .filter(|index| since(index).is_some())
-        .collect();
-    suspects.sort_by_key(since);
-    suspects.truncate(eligible.len() / 2);
-    suspects
+/// Who serves the model of a request, as far as known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Servers {
+    /// Some endpoint lists it.
+    Some,
+    /// None lists it, but some load adapters at run time.
+    Loaders,
+    /// Nobody does, and all are known: the server's own answer is the best one then.
+    None,
+    /// No model is named, or not all models are known.
+    Unknown,
+}
+
+impl Servers {
+    fn of(members: &[Member], ask: &Ask<'_>) -> Self {
+        if ask.name_hash.is_none() {
+            return Self::Unknown;
+        }
+        let (mut loaders, mut all_listed) = (false, true);
+        for member in members.iter().filter(|member| inside(member, ask)) {
+            if ask.model.and_then(|model| member.adapters.serves(model)) == Some(true) {
+                return Self::Some;
+            }
+            loaders |= member.adapters.loads_at_run_time();
+            all_listed &= member.adapters.listed();
+        }
+        match (loaders, all_listed) {
+            (true, _) => Self::Loaders,
+            (false, true) => Self::None,
+            (false, false) => Self::Unknown,
+        }
+    }
+
+    /// Whether `member` is a candidate. One whose models are not known is: unknown is not no.
+    fn may_serve(self, member: &Member, ask: &Ask<'_>) -> bool {
+        if !member.adapters.listed() {
+            return true;
+        }
+        match self {
+            Self::Some => ask.model.and_then(|model| member.adapters.serves(model)) == Some(true),
+            Self::Loaders => member.adapters.loads_at_run_time(),
+            Self::None | Self::Unknown => true,
+        }
+    }
+}
+
+fn inside(member: &Member, ask: &Ask<'_>) -> bool {
+    ask.subset
+        .is_none_or(|subset| subset.contains(member.endpoint.address))
 }
 
 /// What `ask` would cost on `member`.
 fn price(now: Instant, index: usize, member: &Member, load: Load, ask: &Ask<'_>) -> Priced {
-    let age_ms = member.reading().map_or(0.0, |(at, _)| now.ms_since(*at));
-    let foreign = member.foreign() * 0.5_f64.powf(age_ms / FOREIGN_HALF_LIFE_MS);
-    let adapter = ask
-        .model
-        .map_or(Need::NoAdapter, |model| member.adapters.need(model));
-    let situation = Situation {
-        requests: load.requests as f64 + foreign,
-        prefill_tokens: load.prefill_tokens as f64,
-        slots: member.slots().map(|slots| slots as f64),
-        adapter,
-        suspect: member.suspicion().is_some(),
+    let rates = member.rates();
+    let foreign = match member.foreign() {
+        0.0 => 0.0,
+        some => {
+            let age_ms = member.reading().map_or(0.0, |(at, _)| now.ms_since(*at));
+            some * 0.5_f64.powf(age_ms / FOREIGN_HALF_LIFE_MS)
+        }
     };
-    let cost = Cost::of(&Rates::PRIOR, &situation, &ask.work);
+    let engines = member.engines() as f64;
+    let requests = (load.requests as f64 + foreign) / engines;
+    let slots = member.slots().map(|slots| slots as f64);
+    let claim = ask.model.map_or(Claim::NONE, |model| {
+        let decoding = requests.min(slots.unwrap_or(f64::INFINITY));
+        let service_ms = ask.work.output_tokens * rates.step(decoding + 1.0);
+        member.adapters.claim(now, model, service_ms)
+    });
+    let own = load.requests as f64;
+    let situation = Situation {
+        requests,
+        prefill_ms: load.prefill_ms(now, rates.prompt_token_ms) / engines,
+        slots,
+        mean_output_tokens: (own > 0.0).then(|| load.output_tokens as f64 / own),
+        kv_demand: member.kv_demand(load.context_tokens, ask.work.prompt_tokens),
+        claim,
+        failure: if member.health.is_suspect() {
+            1.0
+        } else {
+            member.health.failure(now)
+        },
+    };
+    let cost = Cost::of(rates, &situation, &ask.work);
     Priced {
         index,
         cost,
         cost_ms: cost.total_ms(),
         load,
         foreign,
-        adapter,
+        claim,
     }
 }
 
-/// Orders by cost and puts the taken one first; chance decides among near ties, so that equal requests spread.
-/// Returns the number of those. `idle_ms` is what the request would cost where nothing else is.
-fn take(priced: &mut [Priced], idle_ms: f64, random: &mut Random) -> usize {
-    priced.sort_by(|one, other| one.cost_ms.total_cmp(&other.cost_ms));
-    let Some(least) = priced.first().map(|least| least.cost_ms) else {
-        return 0;
-    };
-    let limit = least + f64::max(TIE_MS, TIE_SHARE * (least - idle_ms));
-    let ties = priced.iter().take_while(|one| one.cost_ms <= limit).count();
-    let taken = random.below(ties);
-    priced[..=taken].rotate_right(1);
-    ties
+impl Priced {
+    /// What the adapter needs there.
+    #[must_use]
+    pub fn need(&self) -> Need {
+        self.claim.need
+    }
 }

@@ -17,13 +17,7 @@ impl Random {
     /// A stream of its own for `purpose`, so that one more draw for one purpose does not shift the draws of another.
     #[must_use]
     pub fn split(seed: u64, purpose: &str) -> Self {
-        // FNV-1a (Fowler, Noll, Vo): enough to tell purposes apart, and stable.
-        let name = purpose
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-                (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-            });
-        Self::new(seed ^ name)
+        Self::new(seed ^ name_hash(purpose))
     }
 
     /// The next 64 bits.
@@ -42,6 +36,24 @@ impl Random {
         let wide = u128::from(self.next_u64()) * bound as u128;
         (wide >> 64) as usize
     }
+}
+
+/// A number for a name (FNV-1a; Fowler, Noll, Vo): the same in every process, so that replicas agree.
+#[must_use]
+pub fn name_hash(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+/// The weight of a place for a key, both by their hashes: the key belongs to the place of the greatest weight, whatever other places there are (Thaler and
+/// Ravishankar 1998). The mixing is `SplitMix64`'s (Steele, Lea and Flood 2014).
+#[must_use]
+pub const fn rendezvous(key: u64, place: u64) -> u64 {
+    let mut mixed = key ^ place.rotate_left(32);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
 }
 
 #[cfg(test)]

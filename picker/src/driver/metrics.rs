@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use picker_core::action::Refusal;
 use picker_core::picker::EndpointState;
-use picker_core::receipt::{End, Outcome};
+use picker_core::receipt::{End, Outcome, Receipt};
 use picker_core::route::PoolKey;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -26,6 +26,11 @@ pub struct DriverMetrics {
     ended: Family<OfEnd, Counter>,
     responses: Family<OfStatus, Counter>,
     ttft: Family<OfPool, Histogram>,
+    expected: Family<OfSpan, Seconds>,
+    taken: Family<OfSpan, Seconds>,
+    missed: Family<OfSpan, Seconds>,
+    unserved: Family<OfPool, Counter>,
+    probes: Family<OfPool, Counter>,
     in_flight: Family<OfPool, Gauge>,
     endpoints: Family<OfState, Gauge>,
     own: Family<OfEndpoint, Gauge>,
@@ -44,6 +49,15 @@ const ENDPOINTS_LABELLED_MAX: usize = 5_000;
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfPool {
     pool: String,
+}
+
+/// A sum of seconds.
+type Seconds = Counter<f64, std::sync::atomic::AtomicU64>;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfSpan {
+    pool: String,
+    span: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -96,6 +110,11 @@ impl DriverMetrics {
             ended: Family::default(),
             responses: Family::default(),
             ttft: Family::new_with_constructor(|| Histogram::new(TTFT_BUCKETS)),
+            expected: Family::default(),
+            taken: Family::default(),
+            missed: Family::default(),
+            unserved: Family::default(),
+            probes: Family::default(),
             in_flight: Family::default(),
             endpoints: Family::default(),
             own: Family::default(),
@@ -128,6 +147,7 @@ impl DriverMetrics {
             Unit::Seconds,
             m.ttft.clone(),
         );
+        metrics.register_knowledge(registry);
         registry.register(
             "pointsman_in_flight",
             "Requests in flight",
@@ -144,16 +164,73 @@ impl DriverMetrics {
             m.own.clone(),
         );
         registry.register(
-            "pointsman_endpoint_foreign",
-            "Requests of others, smoothed",
-            m.foreign.clone(),
-        );
-        registry.register(
             "pointsman_panics",
             "Defects after which a pool began anew",
             m.panics.clone(),
         );
         metrics
+    }
+
+    fn register_knowledge(&self, registry: &mut Registry) {
+        registry.register(
+            "pointsman_endpoint_foreign",
+            "Requests of others, smoothed",
+            self.foreign.clone(),
+        );
+        registry.register_with_unit(
+            "pointsman_expected",
+            "Sum of what was expected of completed requests: time to first token where it was seen, time to the end",
+            Unit::Seconds,
+            self.expected.clone(),
+        );
+        registry.register_with_unit(
+            "pointsman_taken",
+            "Sum of what the same requests took; expected less taken is the bias",
+            Unit::Seconds,
+            self.taken.clone(),
+        );
+        registry.register_with_unit(
+            "pointsman_expectation_missed",
+            "Sum of the differences between both, each as an absolute value",
+            Unit::Seconds,
+            self.missed.clone(),
+        );
+        registry.register(
+            "pointsman_unserved",
+            "Requests for a model that no endpoint is known to serve, placed by load",
+            self.unserved.clone(),
+        );
+        registry.register(
+            "pointsman_probes",
+            "Requests sent to a suspect to see whether it works",
+            self.probes.clone(),
+        );
+    }
+
+    /// What is notable of a decision that was made.
+    pub(super) fn on_receipt(&self, pool: &str, receipt: &Receipt) {
+        let of_pool = || OfPool {
+            pool: pool.to_owned(),
+        };
+        if receipt.unserved {
+            self.unserved.get_or_create(&of_pool()).inc();
+        }
+        if receipt.probe {
+            self.probes.get_or_create(&of_pool()).inc();
+        }
+    }
+
+    fn compare(&self, pool: &str, span: &'static str, expected_ms: f64, taken_ms: f64) {
+        let labels = OfSpan {
+            pool: pool.to_owned(),
+            span,
+        };
+        let add = |family: &Family<OfSpan, Seconds>, ms: f64| {
+            family.get_or_create(&labels).inc_by(ms / 1e3);
+        };
+        add(&self.expected, expected_ms);
+        add(&self.taken, taken_ms);
+        add(&self.missed, (expected_ms - taken_ms).abs());
     }
 
     /// The name of a pool in metrics. There is a bound, as pools are made by many people.
@@ -177,6 +254,14 @@ impl DriverMetrics {
         self.picks.remove(&OfPool { pool: pool() });
         self.ttft.remove(&OfPool { pool: pool() });
         self.panics.remove(&OfPool { pool: pool() });
+        self.unserved.remove(&OfPool { pool: pool() });
+        self.probes.remove(&OfPool { pool: pool() });
+        for span in ["first_token", "end"] {
+            let labels = OfSpan { pool: pool(), span };
+            self.expected.remove(&labels);
+            self.taken.remove(&labels);
+            self.missed.remove(&labels);
+        }
         for reason in ["no_endpoints", "empty_subset"] {
             let pool = pool();
             self.refusals.remove(&OfRefusal { pool, reason });
@@ -233,6 +318,17 @@ impl DriverMetrics {
                 status: class_of(status),
             };
             self.responses.get_or_create(&labels).inc();
+        }
+        if outcome.end == End::Completed {
+            self.compare(
+                &pool,
+                "end",
+                outcome.expected_duration_ms,
+                outcome.duration_ms,
+            );
+            if let Some(ttft_ms) = outcome.ttft_ms {
+                self.compare(&pool, "first_token", outcome.expected_ttft_ms, ttft_ms);
+            }
         }
         if let Some(ttft_ms) = outcome.ttft_ms {
             self.ttft

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dashmap::DashMap;
-use picker_core::receipt::{Candidate, Excluded, Outcome, Receipt};
+use picker_core::receipt::{Outcome, Receipt};
 use picker_core::request::RequestKey;
 use picker_core::route::PoolKey;
 use serde::Serialize;
@@ -100,12 +100,11 @@ fn bytes_of(receipt: &Receipt) -> usize {
             .model
             .as_ref()
             .map_or(0, |model| model.len())
-        + receipt.candidates.capacity() * size_of::<Candidate>()
-        + receipt.exclusions.capacity() * size_of::<Excluded>()
 }
 
 #[cfg(test)]
 mod tests {
+    use arrayvec::ArrayVec;
     use picker_core::receipt::End;
     use picker_core::request::Request;
 
@@ -120,13 +119,17 @@ mod tests {
             prompt_tokens: 0,
             output_tokens: 0,
             endpoints: 0,
-            candidates: Vec::new(),
+            generation: 1,
+            candidates: ArrayVec::new(),
             candidate_count: 0,
             ties: 0,
             margin_ms: None,
-            exclusions: Vec::new(),
+            exclusions: ArrayVec::new(),
             exclusion_count: 0,
+            probe: false,
+            unserved: false,
             expected_ttft_ms: None,
+            expected_duration_ms: None,
             following: None,
             outcome: None,
         }
@@ -138,6 +141,8 @@ mod tests {
             status: Some(200),
             served: None,
             ttft_ms: None,
+            expected_ttft_ms: 1.0,
+            expected_duration_ms: 1.0,
             duration_ms: 1.0,
             prompt_tokens: None,
             generated: None,

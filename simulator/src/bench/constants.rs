@@ -1,6 +1,6 @@
 //! Engine constants off the picker's priors, drawn by seed: is what the picker assumes of an engine needed, or learnt?
 
-use picker_core::cost::Rates;
+use picker_core::rates::Rates;
 use picker_core::seed::Random;
 
 use crate::engine::Profile;

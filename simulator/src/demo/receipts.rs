@@ -92,11 +92,15 @@ fn in_words(decision: &Value, beside: &[usize]) -> String {
         let number = |value: &Value| value.as_f64().unwrap_or(0.0);
         let cost = &one["cost"];
         text += &format!(
-            "    {mark} {name:<16} {:>6.0} ms = queue {:.0} + adapter {:.0} + decode {:.0}   ({} in flight, {})\n",
+            "    {mark} {name:<16} {:>6.0} ms = first token {:.0} + adapter {:.0} + decode {:.0} + harm {:.0}   ({} in flight, {})\n",
             number(&one["cost_ms"]),
-            number(&cost["queue_ms"]),
+            ["admit_ms", "ahead_ms", "prompt_ms"]
+                .map(|term| number(&cost[term]))
+                .iter()
+                .sum::<f64>(),
             number(&cost["adapter_ms"]),
             number(&cost["decode_ms"]),
+            number(&cost["harm_ms"]),
             one["own"],
             adapter_in_words(one),
         );
@@ -131,7 +135,7 @@ mod tests {
     fn the_clearest_decision_of_a_kind_is_told_in_words() {
         let candidate = |name: &str, own: u64, adapter: &str, cost: f64| {
             json!({"name": name, "own": own, "adapter": adapter, "cost_ms": cost,
-                   "cost": {"queue_ms": 20.0, "adapter_ms": 0.0, "decode_ms": cost - 20.0}})
+                   "cost": {"prompt_ms": 20.0, "adapter_ms": 0.0, "decode_ms": cost - 20.0}})
         };
         let decision = |own| {
             json!({"request": {"model": "a"}, "prompt_tokens": 9, "expected_ttft_ms": 35.0,

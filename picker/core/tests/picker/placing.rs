@@ -307,7 +307,7 @@ fn a_receipt_orders_candidates_by_cost_behind_the_taken_one() {
 #[test]
 fn a_token_limit_above_the_prior_expects_the_prior_and_one_below_the_limit() {
     let mut pool = Pool::of(1);
-    for (limit, expected) in [("16", 16), ("0", 0), ("9999", 256), ("null", 256)] {
+    for (limit, expected) in [("16", 16), ("0", 1), ("9999", 256), ("null", 256)] {
         let body = format!(r#"{{"model":"m","prompt":"abcd","max_tokens":{limit}}}"#);
         let receipt = pool
             .pick(Request::scan("/v1/completions", body.as_bytes()))
@@ -334,7 +334,7 @@ fn a_prompt_ahead_is_waited_for_until_its_first_token_or_its_time_if_none_will_b
         let ahead = pool.pick(sized("m", 2_048, streamed));
         let queue_ms = |pool: &mut Pool| {
             let receipt = pool.pick(Request::of_headers("/")).receipt;
-            receipt.candidates[0].cost.queue_ms - 20.0
+            receipt.candidates[0].cost.ttft_ms() - 20.0
         };
         assert!((queue_ms(&mut pool) - 25.65).abs() < 1e-9, "513 x 0.05");
         pool.after(70.0);
@@ -403,6 +403,7 @@ fn fallbacks_are_the_next_cheapest_and_those_on_hosts_of_their_own_come_first() 
 #[test]
 fn a_released_request_is_over_at_the_end_that_is_expected_and_no_sooner() {
     let mut pool = Pool::of(1);
+    pool.answer(0, Answer::Page(reading(1, 0)));
     pool.place_as(Following::Released, 0, completion("m"), None)
         .expect("a pool with endpoints picks");
     let picked_ms = pool.now_ms();
@@ -414,4 +415,50 @@ fn a_released_request_is_over_at_the_end_that_is_expected_and_no_sooner() {
     assert_eq!(pool.state(0).own.requests, 0);
     assert_eq!(pool.settled[0].1.end, End::Presumed);
     assert_eq!(pool.settled.len(), 1);
+}
+
+#[test]
+fn released_requests_are_over_once_a_reading_that_is_late_enough_shows_fewer() {
+    let mut pool = Pool::of(1);
+    pool.answer(0, Answer::Page(reading(1, 0)));
+    for _ in 0..3 {
+        pool.place_as(Following::Released, 0, completion("m"), None)
+            .expect("a pool with endpoints picks");
+    }
+    // Gauges lag: for two seconds they may not show what was sent.
+    pool.after(1_900.0);
+    assert_eq!(pool.state(0).own.requests, 3);
+    pool.after(1_500.0);
+    assert_eq!(pool.state(0).own.requests, 1);
+    assert!(
+        pool.settled
+            .iter()
+            .all(|(_, outcome)| outcome.end == End::Presumed)
+    );
+}
+
+#[test]
+fn of_watched_requests_nothing_is_awaited_but_the_end() {
+    let mut pool = Pool::of(1);
+    let pick = pool
+        .place_as(Following::Watched, 0, sized("m", 40_000, true), None)
+        .expect("a pool with endpoints picks");
+    let ahead_ms = |pool: &mut Pool| {
+        let receipt = pool.pick(Request::of_headers("/")).receipt;
+        receipt.candidates[0].cost.ahead_ms
+    };
+    assert_eq!(pool.state(0).own.prefilling, 0);
+    let first = ahead_ms(&mut pool);
+    assert!(
+        (first - 500.0).abs() < 10.0,
+        "10,000 tokens at 0.05: {first}"
+    );
+    pool.after(100.0);
+    let later = ahead_ms(&mut pool);
+    assert!(
+        (first - later - 100.0).abs() < 1.0,
+        "it is computed as time passes: {later}"
+    );
+    pool.end(pick.request, 200);
+    assert_eq!(pool.settled[0].1.end, End::Completed);
 }

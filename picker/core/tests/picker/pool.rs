@@ -148,7 +148,7 @@ impl Pool {
             }
             Action::Refused(of, refusal, receipt) => {
                 assert_eq!(of, key);
-                Err((refusal, receipt))
+                Err((refusal, Box::new(receipt)))
             }
             other => panic!("neither pick nor refusal: {other:?}"),
         }

@@ -31,7 +31,8 @@ fn an_idle_endpoint_is_read_every_five_seconds() {
 fn an_endpoint_with_only_our_requests_is_read_every_second() {
     let mut pool = Pool::of(1);
     pool.answer(0, Answer::Page(reading(1, 0)));
-    pool.pick(completion("m"));
+    let pick = pool.pick(completion("m"));
+    pool.tell(Event::FirstToken(pick.request));
     check_beat(&mut pool, 20_000.0, 900.0, 1_000.0);
 }
 
@@ -39,8 +40,10 @@ fn an_endpoint_with_only_our_requests_is_read_every_second() {
 fn an_endpoint_where_requests_wait_is_read_every_200_ms() {
     let mut pool = Pool::of(1);
     pool.answer(0, Answer::Page(reading(1, 1)));
-    pool.pick(completion("m"));
-    pool.pick(completion("m"));
+    for _ in 0..2 {
+        let pick = pool.pick(completion("m"));
+        pool.tell(Event::FirstToken(pick.request));
+    }
     pool.after(1_000.0);
     check_beat(&mut pool, 5_000.0, 180.0, 200.0);
 }

@@ -1,13 +1,14 @@
 //! Whom a picker suspects, and what that means.
 
 use picker_core::Event;
-use picker_core::endpoint::EndpointKey;
-use picker_core::event::Ending;
-use picker_core::member::{ReadFailure, Suspect};
+use picker_core::endpoint::{EndpointKey, Subset};
+use picker_core::event::{Ending, Following};
+use picker_core::member::ReadFailure;
+use picker_core::member::health::Suspect;
 use picker_core::receipt::End;
 use picker_core::schedule::Exclusion;
 
-use crate::pool::{Answer, Pool, address, completion, reading};
+use crate::pool::{Answer, Pool, address, completion, reading, sized};
 
 fn reason(pool: &Pool, key: u32) -> Option<Suspect> {
     pool.state(key).suspicion.map(|suspicion| suspicion.reason)
@@ -211,4 +212,140 @@ fn a_request_that_the_picked_endpoint_serves_changes_nothing() {
     assert_eq!(reason(&pool, pick.endpoint.0), None);
     pool.end(pick.request, 200);
     assert_eq!(pool.settled[0].1.served, None);
+}
+
+/// A page of an engine that has made so many steps.
+fn stepped(running: u64, steps: u64) -> Answer {
+    let mut page = reading(running, 0);
+    page.engines[0].steps = Some(steps);
+    Answer::Page(page)
+}
+
+#[test]
+fn an_engine_whose_counters_stand_still_over_work_for_three_seconds_hangs() {
+    let mut pool = Pool::of(2);
+    pool.answer(0, stepped(1, 500));
+    pool.answer(1, stepped(1, 500));
+    for _ in 0..8 {
+        let _open = pool.place_as(Following::Watched, 0, completion("m"), None);
+    }
+    for second in 1..=8 {
+        pool.answer(1, stepped(1, 500 + second * 50));
+        pool.after(1_000.0);
+        assert_eq!(reason(&pool, 1), None, "it works");
+        if second <= 2 {
+            assert_eq!(reason(&pool, 0), None, "not yet");
+        }
+    }
+    assert_eq!(reason(&pool, 0), Some(Suspect::Hung));
+    assert_eq!(pool.picks(10, "m"), [1; 10]);
+    // It answers readings all the time; only work that is done disproves it.
+    pool.answer(0, stepped(1, 501));
+    pool.after(400.0);
+    assert_eq!(reason(&pool, 0), None);
+}
+
+#[test]
+fn a_page_that_stands_still_makes_nobody_suspect_where_requests_end() {
+    let mut pool = Pool::of(1);
+    pool.answer(0, stepped(1, 500));
+    let mut next = None;
+    for _ in 0..20 {
+        let placed = pool.place_as(Following::Watched, 0, completion("m"), None);
+        let pick = placed.expect("a pool with endpoints picks");
+        pool.after(1_000.0);
+        if let Some(earlier) = next.replace(pick.request) {
+            pool.end(earlier, 200);
+        }
+        assert_eq!(reason(&pool, 0), None);
+    }
+}
+
+#[test]
+fn an_engine_that_is_idle_or_in_a_long_prompt_does_not_hang() {
+    let mut pool = Pool::of(1);
+    pool.answer(0, stepped(0, 500));
+    pool.after(20_000.0);
+    assert_eq!(reason(&pool, 0), None, "it has nothing to do");
+    // 40,000 tokens at 0.05 ms are 2 s, and five times as long is no wonder.
+    let _open = pool.place_as(Following::Watched, 0, sized("m", 160_000, true), None);
+    pool.answer(0, stepped(1, 500));
+    pool.after(4_000.0);
+    assert_eq!(reason(&pool, 0), None, "it may be computing still");
+    pool.after(8_000.0);
+    assert_eq!(reason(&pool, 0), Some(Suspect::Hung));
+}
+
+/// Sends requests to server 0 alone, which fails each, until it is suspect; says how many.
+fn fail(pool: &mut Pool) -> u32 {
+    for failed in 1..=10 {
+        let only = Subset::parse(["10.0.0.0:8000"]);
+        let pick = pool.place(completion("m"), Some(only));
+        pool.end(pick.expect("it is inside").request, 500);
+        if reason(pool, 0).is_some() {
+            return failed;
+        }
+    }
+    panic!("ten requests in a row have failed");
+}
+
+#[test]
+fn a_server_that_failed_a_request_is_dearer_for_a_while() {
+    let mut pool = Pool::of(2);
+    let only = Subset::parse(["10.0.0.0:8000"]);
+    let pick = pool
+        .place(completion("m"), Some(only))
+        .expect("it is inside");
+    pool.end(pick.request, 500);
+    let risk_ms = |pool: &mut Pool| {
+        let receipt = pool.pick(completion("m")).receipt;
+        let of_0 = receipt.candidates.iter().find(|one| one.endpoint.0 == 0);
+        of_0.map(|one| one.cost.risk_ms)
+    };
+    // One of ten smoothed, at ten seconds a failure; halved in ten seconds.
+    assert_eq!(risk_ms(&mut pool), Some(1_000.0));
+    pool.after(10_000.0);
+    assert_eq!(risk_ms(&mut pool), Some(500.0));
+}
+
+#[test]
+fn a_server_at_which_three_requests_in_a_row_fail_gets_none_but_one_now_and_then() {
+    let mut pool = Pool::of(2);
+    assert_eq!(fail(&mut pool), 3);
+    assert_eq!(reason(&pool, 0), Some(Suspect::Failing));
+    assert_eq!(pool.picks(5, "m"), [1; 5]);
+    // After five seconds one request is sent to see, and after that one ten seconds later.
+    let probes = |pool: &mut Pool, seconds: u32| {
+        let mut probes = 0;
+        for _ in 0..10 * seconds {
+            pool.after(100.0);
+            let pick = pool.pick(completion("m"));
+            probes += u32::from(pick.receipt.probe);
+            assert_eq!(pick.receipt.probe, pick.endpoint == EndpointKey(0));
+            let status = if pick.receipt.probe { 500 } else { 200 };
+            pool.end(pick.request, status);
+        }
+        probes
+    };
+    assert_eq!(probes(&mut pool, 4), 0);
+    assert_eq!(probes(&mut pool, 2), 1);
+    assert_eq!(probes(&mut pool, 8), 0);
+    assert_eq!(probes(&mut pool, 3), 1);
+    assert_eq!(reason(&pool, 0), Some(Suspect::Failing));
+}
+
+#[test]
+fn a_probe_that_is_answered_ends_the_suspicion() {
+    let mut pool = Pool::of(2);
+    fail(&mut pool);
+    pool.after(5_100.0);
+    let pick = pool.pick(completion("m"));
+    assert!(pick.receipt.probe);
+    assert_eq!(
+        pool.pick(completion("m")).endpoint,
+        EndpointKey(1),
+        "one at a time"
+    );
+    pool.end(pick.request, 200);
+    assert_eq!(reason(&pool, 0), None);
 }
