@@ -56,6 +56,11 @@ bench-clocks: needs ## the same requests in virtual and in real time: how far bo
 	cargo build --release --locked -p simulator
 	$(TARGET)/release/pointsman-sim bench --clock both --out target/bench/two-clocks.json
 
+.PHONY: bench-edge
+bench-edge: needs ## CPU of ext_proc beside a server that only echoes: target/bench/edge.json
+	cargo build --release --locked -p picker -p simulator
+	$(TARGET)/release/pointsman-sim bench-edge --pointsman $(TARGET)/release/pointsman
+
 .PHONY: fmt
 fmt: needs ## format the Rust sources
 	cargo fmt --all

@@ -24,6 +24,7 @@ use self::scene::Scene;
 use crate::bench;
 use crate::envoy::EnvoyError;
 use crate::load::{self, LoadError, LoadPlan};
+use crate::pointsman::PointsmanError;
 use crate::serve::ServeError;
 use crate::workload::Workload;
 
@@ -66,8 +67,8 @@ pub enum DemoError {
     #[error(transparent)]
     Envoy(#[from] EnvoyError),
     /// The picker did not start, or did not answer.
-    #[error("pointsman: {0}; its log is {1}")]
-    Picker(String, PathBuf),
+    #[error(transparent)]
+    Picker(#[from] PointsmanError),
     /// The load could not be sent.
     #[error(transparent)]
     Load(#[from] LoadError),

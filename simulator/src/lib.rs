@@ -8,6 +8,8 @@ pub mod bench;
 pub mod envoy;
 pub mod serve;
 pub mod noop;
+pub mod pointsman;
 pub mod load;
+pub mod edge;
 pub mod demo;
 pub mod restart;

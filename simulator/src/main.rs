@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use simulator::{bench, demo, load, noop, restart, serve};
+use simulator::{bench, demo, edge, load, noop, restart, serve};
 use tracing_subscriber::EnvFilter;
 
 /// Model servers, load and benchmarks for endpoint pickers.
@@ -22,6 +22,7 @@ enum Command {
     Load(Box<load::arguments::Arguments>),
     Noop(noop::Arguments),
     Bench(bench::Options),
+    BenchEdge(edge::Options),
     /// Compares routes through a real Envoy: `make demo`.
     Demo(demo::Options),
     /// Restarts a picker under load through a real Envoy, and counts what clients lose: `make bench-restart`.
@@ -52,6 +53,10 @@ async fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
         Command::Noop(arguments) => arguments.run().await,
         Command::Bench(options) => {
             bench::run(&options).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::BenchEdge(options) => {
+            edge::run(options).await?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Demo(options) => {
