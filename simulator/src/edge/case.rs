@@ -61,18 +61,20 @@ pub(super) fn cases() -> [Case; 9] {
     [
         Case {
             name: "2 KB, 100 chunks at once",
+            rate: 800.0,
             ..BASE
         },
         Case {
             name: "2 KB, 100 chunks, 20 ms",
             chunk_interval: PACE,
+            rate: 200.0,
             ..BASE
         },
         Case {
             name: "430 KB, 1,000 chunks at once",
             prompt_bytes: LARGE,
             chunks: 1_000,
-            rate: 10.0,
+            rate: 60.0,
             ..BASE
         },
         Case {
@@ -80,14 +82,15 @@ pub(super) fn cases() -> [Case; 9] {
             prompt_bytes: LARGE,
             chunks: 1_000,
             chunk_interval: PACE,
-            rate: 6.0,
-            duration: Duration::from_secs(5),
+            rate: 12.0,
+            duration: Duration::from_secs(10),
             ..BASE
         },
         Case {
             name: "430 KB, no chunks",
             prompt_bytes: LARGE,
             chunks: 0,
+            rate: 200.0,
             aim: Aim::Ratio(2.0),
             ..BASE
         },
@@ -95,12 +98,14 @@ pub(super) fn cases() -> [Case; 9] {
             name: "430 KB in 16 KB frames, no chunks",
             prompt_bytes: LARGE,
             chunks: 0,
+            rate: 200.0,
             frame_bytes: HTTP2_FRAME,
             aim: Aim::None,
             ..BASE
         },
         Case {
             name: "watched, 430 KB, 100 chunks, 20 ms",
+            rate: 100.0,
             prompt_bytes: LARGE,
             chunk_interval: PACE,
             follow: Follow::Watched,
@@ -109,6 +114,7 @@ pub(super) fn cases() -> [Case; 9] {
         },
         Case {
             name: "watched, 2 KB, 100 chunks, 20 ms",
+            rate: 200.0,
             chunk_interval: PACE,
             follow: Follow::Watched,
             aim: Aim::None,
@@ -116,6 +122,7 @@ pub(super) fn cases() -> [Case; 9] {
         },
         Case {
             name: "released, 2 KB",
+            rate: 600.0,
             follow: Follow::Released,
             aim: Aim::None,
             ..BASE
