@@ -452,17 +452,3 @@ async fn drain(inflight: &Inflight, notice: impl Future<Output = ()>, timeout: D
         );
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use simulator::noop;
-
-    use super::*;
-
-    #[test]
-    fn the_server_to_measure_beside_has_the_same_windows() {
-        let ours = (STREAM_WINDOW_BYTES, CONNECTION_WINDOW_BYTES);
-        let its = (noop::STREAM_WINDOW_BYTES, noop::CONNECTION_WINDOW_BYTES);
-        assert_eq!(ours, its);
-    }
-}

@@ -12,6 +12,7 @@ use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use clap::Args;
 use envoy_types::pb::envoy::service::ext_proc::v3::external_processor_server::{
@@ -29,10 +30,17 @@ use tonic::{Request, Response, Status, Streaming};
 
 use echo::Echo;
 
-/// The HTTP/2 window of a stream, in bytes: that of the picker's server, which a test of it compares.
+// HTTP/2 as the picker's server speaks it, whose tests compare these with its own; `picker/src/server/http2.rs` gives the reasons.
+/// The window of a stream, in bytes.
 pub const STREAM_WINDOW_BYTES: u32 = 1 << 20;
-/// The HTTP/2 window of a connection, in bytes: that of the picker's server, which a test of it compares.
+/// The window of a connection, in bytes.
 pub const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// What the metadata of a call may take, in bytes.
+pub const HEADERS_MAX_BYTES: u32 = 256 << 10;
+/// Calls that may come and be cancelled before they were looked at.
+pub const CANCELLED_UNSEEN_MAX: usize = 8192;
+/// How often a proxy is asked whether it is there.
+pub const PING_EVERY: Duration = Duration::from_secs(10);
 /// The largest message accepted and sent, in bytes: that of the picker's server.
 const MESSAGE_MAX_BYTES: usize = 64 << 20;
 
@@ -116,6 +124,11 @@ impl Noop {
         let serving = Server::builder()
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_concurrent_streams(None)
+            .http2_max_header_list_size(HEADERS_MAX_BYTES)
+            .http2_max_pending_accept_reset_streams(Some(CANCELLED_UNSEEN_MAX))
+            .http2_max_local_error_reset_streams(None)
+            .http2_keepalive_interval(Some(PING_EVERY))
             .add_service(service)
             .add_service(health_service)
             .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));

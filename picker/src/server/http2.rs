@@ -56,6 +56,7 @@ mod tests {
     use futures::StreamExt;
     use picker_core::Settings;
     use prometheus_client::registry::Registry;
+    use simulator::noop;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
 
@@ -64,6 +65,25 @@ mod tests {
     use crate::health::HealthService;
     use crate::server::incoming::at_once;
     use crate::shutdown::Readiness;
+
+    #[test]
+    fn the_server_to_measure_beside_has_the_same_settings() {
+        let ours = (
+            STREAM_WINDOW_BYTES,
+            CONNECTION_WINDOW_BYTES,
+            HEADERS_MAX_BYTES,
+            CANCELLED_UNSEEN_MAX,
+            PING_EVERY,
+        );
+        let its = (
+            noop::STREAM_WINDOW_BYTES,
+            noop::CONNECTION_WINDOW_BYTES,
+            noop::HEADERS_MAX_BYTES,
+            noop::CANCELLED_UNSEEN_MAX,
+            noop::PING_EVERY,
+        );
+        assert_eq!(ours, its);
+    }
 
     #[tokio::test]
     async fn a_proxy_that_does_not_answer_pings_is_let_go() {
