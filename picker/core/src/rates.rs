@@ -171,9 +171,11 @@ impl Fit {
     pub fn factors(&self, now: Instant, pool: &Factors) -> Factors {
         let samples = self.samples() * self.idle_weight(now, &Interval::default());
         let weight = samples / (samples + SHRINK_SAMPLES);
-        let speed = 1.0 + weight * (self.speed(pool).unwrap_or(1.0) - 1.0);
-        let center = pool.times(speed);
+        let center = pool.times(self.speed(pool).unwrap_or(1.0));
         let mut factors = self.solve(&center, OWN_SURPRISE);
+        for (own, pool) in factors.0.iter_mut().zip(pool.0) {
+            *own = pool + weight * (*own - pool);
+        }
         factors.0[LOAD] = pool.0[LOAD];
         factors
     }
