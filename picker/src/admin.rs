@@ -100,7 +100,7 @@ async fn state(State(admin): State<Admin>) -> Response {
     let state = pools.iter().map(|handle| PoolState {
         pool: handle.pool().to_string(),
         in_flight: handle.in_flight(),
-        objectives: handle.view().objectives.clone(),
+        objectives: handle.view().priorities().clone(),
         endpoints: handle.endpoints(),
     });
     Json(serde_json::json!({ "pools": state.collect::<Vec<_>>() })).into_response()

@@ -28,6 +28,9 @@ use picker_core::receipt::Receipt;
 use picker_core::request::{Request, RequestKey};
 use picker_core::route::{PoolKey, PoolRoute, Routes};
 use picker_core::time::Instant;
+use picker_core::view::PoolView;
+use picker_core::view::objective::Objective;
+use picker_core::view::rewrite::Rewrite;
 use picker_core::{Event, Picker, Settings};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, warn};
@@ -143,15 +146,10 @@ pub struct PoolSpec {
     pub port: Option<u16>,
     /// Its endpoints.
     pub endpoints: Vec<Endpoint>,
-    /// The priorities that its InferenceObjectives give, by their names.
-    pub objectives: BTreeMap<Arc<str>, i32>,
-}
-
-/// What is read of a pool without its lock, replaced whole.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PoolView {
-    /// The priorities that its InferenceObjectives give, by their names.
-    pub objectives: BTreeMap<Arc<str>, i32>,
+    /// Its InferenceObjectives: how much its requests matter.
+    pub objectives: Vec<Objective>,
+    /// Its InferenceModelRewrites: which models its requests get.
+    pub rewrites: Vec<Rewrite>,
 }
 
 /// What becomes of pools: each is as said from here on, or is gone.
@@ -221,9 +219,8 @@ impl Pools {
             let handle = handle
                 .or_insert_with(|| Handle::new(pool, &self.shared))
                 .clone();
-            handle.inner.view.store(Arc::new(PoolView {
-                objectives: spec.objectives,
-            }));
+            let view = PoolView::new(handle.pool(), &spec.objectives, &spec.rewrites);
+            handle.inner.view.store(Arc::new(view));
             handle.tell(Event::Endpoints(spec.endpoints));
         }
         let routes = Routes::new(parts.values().cloned().collect());

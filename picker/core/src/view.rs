@@ -5,6 +5,7 @@
 pub mod objective;
 pub mod rewrite;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use self::objective::{Objective, Objectives, Standing};
@@ -81,6 +82,12 @@ impl PoolView {
     #[must_use]
     pub fn target(&self, asked: &Asked<'_>, draw: u64) -> Option<Target> {
         self.rewrites.target(asked, draw)
+    }
+
+    /// The priorities that objectives give, by their names.
+    #[must_use]
+    pub fn priorities(&self) -> &BTreeMap<Arc<str>, i32> {
+        &self.objectives.priorities
     }
 
     /// The models that requests may ask for though no server has them, with those that they become.

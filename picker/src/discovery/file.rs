@@ -272,7 +272,7 @@ fn parse(pool: &PoolKey, file: &Path, text: &str) -> Result<PoolSpec, FileError>
             .map(|port| port.number),
         service: picker.map(|picker| picker.name.into()),
         endpoints,
-        objectives: BTreeMap::new(),
+        ..PoolSpec::default()
     })
 }
 

@@ -13,7 +13,10 @@ use std::time::Duration;
 use std::{iter, mem};
 
 use crds::inference_pool::v1alpha2;
-use crds::{InferenceObjective, InferencePool, LegacyInferenceObjective};
+use crds::{
+    InferenceModelRewrite, InferenceObjective, InferencePool, LegacyInferenceModelRewrite,
+    LegacyInferenceObjective,
+};
 use futures::FutureExt;
 use futures::future::join;
 use futures::stream::{self, BoxStream, StreamExt};
@@ -24,13 +27,15 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::watcher;
 use kube::{Api, Client, Config, Resource};
 use picker_core::route::PoolKey;
+use picker_core::view::objective::Objective;
+use picker_core::view::rewrite::Rewrite;
 use thiserror::Error;
 use tokio::sync::watch as cell;
 use tokio::time::sleep;
 use tracing::info;
 
 use self::inventory::{Change, Edition, Inventory, Wanted};
-use self::object::{ObjectKey, Objective, Pod, Pool, Service};
+use self::object::{ObjectKey, Pod, Pool, Service};
 use self::publish::{Desired, Publisher};
 use self::watch::Watch;
 use crate::driver::{Changes, Need, Pools};
@@ -94,6 +99,7 @@ enum Note {
     Pool(Edition, Change<Pool>),
     Service(Change<Service>),
     Objective(Edition, Change<Objective>),
+    Rewrite(Edition, Change<Rewrite>),
     Replica(Change<Pod>),
 }
 
@@ -199,22 +205,7 @@ impl Kubernetes {
             begin(of_pools, &watch);
             let changes = watch.changes(Pool::of_v1alpha2, pools.clone());
             all.push(changes.map(|one| Note::Pool(Edition::Older, one)).boxed());
-            let watch = self.custom::<InferenceObjective>(namespace.as_ref(), &any);
-            begin(Need::Answered, &watch);
-            let changes = watch.changes(Objective::of_llm_d, pools.clone());
-            all.push(
-                changes
-                    .map(|one| Note::Objective(Edition::Current, one))
-                    .boxed(),
-            );
-            let watch = self.custom::<LegacyInferenceObjective>(namespace.as_ref(), &any);
-            begin(Need::Answered, &watch);
-            let changes = watch.changes(Objective::of_legacy, pools.clone());
-            all.push(
-                changes
-                    .map(|one| Note::Objective(Edition::Older, one))
-                    .boxed(),
-            );
+            all.extend(self.objectives_and_rewrites(namespace.as_ref(), pools));
             let watch = self.built_in::<v1::Pod>("Pod", namespace.as_ref(), &pods);
             pools.sources().begin(&watch.name, Need::Synced);
             all.push(watch.changes(Pod::of, pools.clone()).map(Note::Pod).boxed());
@@ -229,6 +220,43 @@ impl Kubernetes {
         }
         all.extend(self.replicas(pools));
         stream::select_all(all).boxed()
+    }
+
+    /// The watches of what decides how much requests matter, and which models they get.
+    fn objectives_and_rewrites(
+        &self,
+        namespace: Option<&Arc<str>>,
+        pools: &Arc<Pools>,
+    ) -> [BoxStream<'static, Note>; 4] {
+        let any = watcher::Config::default();
+        let objectives = |watch: Watch<DynamicObject>, edition| {
+            pools.sources().begin(&watch.name, Need::Answered);
+            let changes = watch.changes(object::whole::<Objective>, pools.clone());
+            changes
+                .map(move |one| Note::Objective(edition, one))
+                .boxed()
+        };
+        let rewrites = |watch: Watch<DynamicObject>, edition| {
+            pools.sources().begin(&watch.name, Need::Answered);
+            let changes = watch.changes(object::whole::<Rewrite>, pools.clone());
+            changes.map(move |one| Note::Rewrite(edition, one)).boxed()
+        };
+        let (current, older) = (Edition::Current, Edition::Older);
+        [
+            objectives(self.custom::<InferenceObjective>(namespace, &any), current),
+            objectives(
+                self.custom::<LegacyInferenceObjective>(namespace, &any),
+                older,
+            ),
+            rewrites(
+                self.custom::<InferenceModelRewrite>(namespace, &any),
+                current,
+            ),
+            rewrites(
+                self.custom::<LegacyInferenceModelRewrite>(namespace, &any),
+                older,
+            ),
+        ]
     }
 
     /// The watch of the picker's own pods, where Services are to lead to them.
@@ -268,7 +296,8 @@ impl Kubernetes {
         };
         let kind = match &*resource.kind {
             "InferencePool" => "InferencePool",
-            _ => "InferenceObjective",
+            "InferenceObjective" => "InferenceObjective",
+            _ => "InferenceModelRewrite",
         };
         let plural = format!("{}.{}", resource.plural, resource.group);
         watch_of(kind, &plural, api, namespace, config)
@@ -318,6 +347,7 @@ impl Inventory {
             Note::Pool(edition, change) => self.on_pool(edition, change),
             Note::Service(change) => self.on_service(change),
             Note::Objective(edition, change) => self.on_objective(edition, change),
+            Note::Rewrite(edition, change) => self.on_rewrite(edition, change),
             Note::Replica(_) => {}
         }
     }

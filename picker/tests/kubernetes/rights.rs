@@ -21,6 +21,8 @@ const ALL: &[&str] = &[
     "x-inferencepools.yaml",
     "inferenceobjectives.yaml",
     "x-inferenceobjectives.yaml",
+    "inferencemodelrewrites.yaml",
+    "x-inferencemodelrewrites.yaml",
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

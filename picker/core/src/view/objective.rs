@@ -57,7 +57,7 @@ pub struct Standing {
 /// The objectives of one pool.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Objectives {
-    priorities: BTreeMap<Arc<str>, i32>,
+    pub(super) priorities: BTreeMap<Arc<str>, i32>,
     /// The objective of a model.
     models: BTreeMap<Arc<str>, Arc<str>>,
 }

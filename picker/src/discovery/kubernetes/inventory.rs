@@ -8,8 +8,10 @@ use std::sync::Arc;
 
 use picker_core::endpoint::Endpoint;
 use picker_core::route::PoolKey;
+use picker_core::view::objective::Objective;
+use picker_core::view::rewrite::Rewrite;
 
-use super::object::{Labels, ObjectKey, Objective, Pod, Pool, Service};
+use super::object::{Labels, ObjectKey, Pod, Pool, Service};
 use crate::driver::PoolSpec;
 
 /// A change of one kind of object.
@@ -23,7 +25,7 @@ pub(super) enum Change<T> {
     Only(Option<Arc<str>>, HashSet<ObjectKey>),
 }
 
-/// The version of a pool, or the group of an objective; the first that is there counts.
+/// The version of a pool, or the group of an objective or a rewrite; the first that is there counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Edition {
     Current,
@@ -59,6 +61,7 @@ struct Namespace {
     pools_by_label: HashMap<(String, String), BTreeSet<Arc<str>>>,
     services: HashMap<Arc<str>, Service>,
     objectives: BTreeMap<Arc<str>, Editions<Objective>>,
+    rewrites: BTreeMap<Arc<str>, Editions<Rewrite>>,
 }
 
 #[derive(Debug)]
@@ -125,6 +128,19 @@ impl Inventory {
         }
     }
 
+    pub(super) fn on_rewrite(&mut self, edition: Edition, change: Change<Rewrite>) {
+        match change {
+            Change::Set(key, rewrite) => self.set_rewrite(&key, edition, Some(rewrite)),
+            Change::Gone(key) => self.set_rewrite(&key, edition, None),
+            Change::Only(scope, keys) => {
+                let names = |one: &Namespace| one.rewrites.keys().cloned().collect();
+                for key in self.left_out(scope, &keys, names) {
+                    self.set_rewrite(&key, edition, None);
+                }
+            }
+        }
+    }
+
     /// The pools that changes were about since the last call, as they are now; `None` if one is not served any more.
     pub(super) fn take_touched(&mut self) -> Vec<(PoolKey, Option<PoolSpec>)> {
         let touched = std::mem::take(&mut self.touched);
@@ -180,15 +196,18 @@ impl Inventory {
             let target = namespace.services.get(name)?.targets.get(&port).copied()?;
             (target != self.wanted.shared_port).then_some(target)
         };
-        let objectives = namespace.objectives.iter().filter_map(|(name, editions)| {
-            let objective = editions.chosen()?;
-            (objective.pool == key.name).then(|| (name.clone(), objective.priority))
-        });
+        let objectives = namespace.objectives.values().filter_map(Editions::chosen);
+        let objectives =
+            objectives.filter(|one| one.spec.pool_ref.pool(&one.metadata).as_ref() == Some(key));
+        let rewrites = namespace.rewrites.values().filter_map(Editions::chosen);
+        let rewrites =
+            rewrites.filter(|one| one.spec.pool_ref.pool(&one.metadata).as_ref() == Some(key));
         Some(PoolSpec {
             service: pool.service.as_ref().map(|(name, _)| name.clone()),
             port: pool.service.as_ref().and_then(own_port),
             endpoints: namespace.endpoints(&key.namespace, pool),
-            objectives: objectives.collect(),
+            objectives: objectives.cloned().collect(),
+            rewrites: rewrites.cloned().collect(),
         })
     }
 
@@ -234,22 +253,18 @@ impl Inventory {
 
     fn set_objective(&mut self, key: &ObjectKey, edition: Edition, objective: Option<Objective>) {
         let namespace = self.namespaces.entry(key.namespace.clone()).or_default();
-        let editions = namespace.objectives.entry(key.name.clone()).or_default();
-        let before = editions.chosen().cloned();
-        editions.set(edition, objective);
-        let after = editions.chosen().cloned();
-        if after.is_none() {
-            namespace.objectives.remove(&key.name);
-        }
-        if before == after {
-            return;
-        }
-        for objective in before.into_iter().chain(after) {
-            self.touched.insert(PoolKey {
-                namespace: key.namespace.clone(),
-                name: objective.pool,
-            });
-        }
+        let changed = set(&mut namespace.objectives, &key.name, edition, objective);
+        let pools = changed.into_iter().flatten();
+        self.touched
+            .extend(pools.filter_map(|one| one.spec.pool_ref.pool(&one.metadata)));
+    }
+
+    fn set_rewrite(&mut self, key: &ObjectKey, edition: Edition, rewrite: Option<Rewrite>) {
+        let namespace = self.namespaces.entry(key.namespace.clone()).or_default();
+        let changed = set(&mut namespace.rewrites, &key.name, edition, rewrite);
+        let pools = changed.into_iter().flatten();
+        self.touched
+            .extend(pools.filter_map(|one| one.spec.pool_ref.pool(&one.metadata)));
     }
 
     /// What is known within `scope` and not in `keys`.
@@ -405,6 +420,27 @@ impl<T> Default for Editions<T> {
             current: None,
             older: None,
         }
+    }
+}
+
+/// Takes over an object that comes in editions; what counted before and what counts now, unless that is the same.
+fn set<T: Clone + PartialEq>(
+    all: &mut BTreeMap<Arc<str>, Editions<T>>,
+    name: &Arc<str>,
+    edition: Edition,
+    object: Option<T>,
+) -> [Option<T>; 2] {
+    let editions = all.entry(name.clone()).or_default();
+    let before = editions.chosen().cloned();
+    editions.set(edition, object);
+    let after = editions.chosen().cloned();
+    if after.is_none() {
+        all.remove(name);
+    }
+    if before == after {
+        [None, None]
+    } else {
+        [before, after]
     }
 }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crds::InferencePool;
 use crds::inference_pool::v1alpha2;
-use crds::{InferenceObjective, InferencePool, LegacyInferenceObjective};
 use k8s_openapi::api::core::v1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -51,13 +51,6 @@ pub(super) struct Pool {
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub(super) struct Service {
     pub(super) targets: BTreeMap<u16, u16>,
-}
-
-/// The priority that requests of one name have in one pool.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Objective {
-    pub(super) pool: Arc<str>,
-    pub(super) priority: i32,
 }
 
 /// What is made of an object.
@@ -169,22 +162,15 @@ impl Service {
     }
 }
 
-impl Objective {
-    pub(super) fn of_llm_d(object: &DynamicObject) -> Made<Self> {
-        read(object, |one: InferenceObjective| Self::of(&one))
+/// An object as the core keeps it: its metadata count, too.
+pub(super) fn whole<T: DeserializeOwned>(object: &DynamicObject) -> Made<T> {
+    if object.metadata.deletion_timestamp.is_some() {
+        return Made::Ignored;
     }
-
-    pub(super) fn of_legacy(object: &DynamicObject) -> Made<Self> {
-        read(object, |one: LegacyInferenceObjective| {
-            Self::of(&one.into())
-        })
-    }
-
-    fn of(objective: &InferenceObjective) -> Self {
-        Self {
-            pool: objective.spec.pool_ref.name.as_str().into(),
-            priority: objective.spec.priority.unwrap_or(0),
-        }
+    let whole = serde_json::json!({"metadata": object.metadata, "spec": object.data.get("spec")});
+    match serde_json::from_value(whole) {
+        Ok(read) => Made::Kept(read),
+        Err(error) => Made::Unreadable(error.to_string()),
     }
 }
 

@@ -1,5 +1,7 @@
 //! What the inventory makes of changes, in any order.
 
+use serde_json::json;
+
 use super::*;
 
 fn key(name: &str) -> ObjectKey {
@@ -250,6 +252,12 @@ fn a_pool_has_a_listener_of_its_own_if_its_service_leads_to_another_port() {
     }
 }
 
+/// An object of the core's types in namespace `ai`.
+fn object<T: serde::de::DeserializeOwned>(name: &str, spec: &serde_json::Value) -> T {
+    let object = json!({"metadata": {"name": name, "namespace": "ai"}, "spec": spec});
+    serde_json::from_value(object).expect("an object")
+}
+
 #[test]
 fn an_objective_is_of_the_pool_that_it_names() {
     let mut inventory = inventory();
@@ -258,13 +266,14 @@ fn an_objective_is_of_the_pool_that_it_names() {
         Change::Set(key("chat"), pool(&[], &[8000])),
     );
     inventory.take_touched();
-    let objective = |priority| Objective {
-        pool: "chat".into(),
-        priority,
+    let objective = |priority| -> Objective {
+        let spec = json!({"poolRef": {"name": "chat"}, "priority": priority});
+        object("batch", &spec)
     };
     let priority = |inventory: &mut Inventory| {
         let spec = inventory.take_touched().pop().expect("a touched pool").1;
-        spec.expect("it is served").objectives.get("batch").copied()
+        let objectives = spec.expect("it is served").objectives;
+        objectives.first().and_then(|one| one.spec.priority)
     };
     inventory.on_objective(Edition::Older, Change::Set(key("batch"), objective(-1)));
     assert_eq!(priority(&mut inventory), Some(-1));
@@ -272,4 +281,46 @@ fn an_objective_is_of_the_pool_that_it_names() {
     assert_eq!(priority(&mut inventory), Some(5));
     inventory.on_objective(Edition::Current, Change::Gone(key("batch")));
     assert_eq!(priority(&mut inventory), Some(-1));
+}
+
+#[test]
+fn a_rewrite_that_moves_to_another_pool_is_news_for_both() {
+    let mut inventory = inventory();
+    for name in ["chat", "code"] {
+        inventory.on_pool(Edition::Current, Change::Set(key(name), pool(&[], &[8000])));
+    }
+    inventory.take_touched();
+    let rewrite = |pool| -> Rewrite {
+        let rules = json!([{"targets": [{"modelRewrite": "b"}]}]);
+        object(
+            "canary",
+            &json!({"poolRef": {"name": pool}, "rules": rules}),
+        )
+    };
+    let rewrites = |inventory: &mut Inventory| -> Vec<(String, usize)> {
+        let touched = inventory.take_touched().into_iter();
+        let count = |spec: Option<PoolSpec>| spec.expect("it is served").rewrites.len();
+        touched
+            .map(|(pool, spec)| (pool.name.to_string(), count(spec)))
+            .collect()
+    };
+    inventory.on_rewrite(
+        Edition::Current,
+        Change::Set(key("canary"), rewrite("chat")),
+    );
+    assert_eq!(rewrites(&mut inventory), [("chat".to_owned(), 1)]);
+    inventory.on_rewrite(
+        Edition::Current,
+        Change::Set(key("canary"), rewrite("code")),
+    );
+    let both = [("chat".to_owned(), 0), ("code".to_owned(), 1)];
+    assert_eq!(rewrites(&mut inventory), both);
+    inventory.on_rewrite(
+        Edition::Current,
+        Change::Set(key("canary"), rewrite("code")),
+    );
+    assert_eq!(rewrites(&mut inventory), [], "nothing has changed");
+    let none = Change::Only(Some("ai".into()), HashSet::new());
+    inventory.on_rewrite(Edition::Current, none);
+    assert_eq!(rewrites(&mut inventory), [("code".to_owned(), 0)]);
 }
