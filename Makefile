@@ -25,6 +25,7 @@ demo: needs ## build, start servers, Envoy and picker, send load, compare with r
 test: lint test-tools ## everything that CI runs: format, lints, tests with a real Envoy and API server, documentation
 	python3 tools/fetch.py envoy >/dev/null
 	python3 tools/kubernetes.py >/dev/null
+	python3 tools/gateway_api.py >/dev/null
 	cargo test --workspace --locked --no-fail-fast
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --locked --no-deps
 
