@@ -8,6 +8,7 @@ mod clock;
 mod flight;
 mod metrics;
 mod receipts;
+mod refused;
 mod sources;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,7 +27,9 @@ use picker_core::member::ReadFailure;
 use picker_core::picker::EndpointState;
 use picker_core::receipt::Receipt;
 use picker_core::request::{Request, RequestKey};
-use picker_core::route::{PoolKey, PoolRoute, Routes};
+use picker_core::route::head::Sight;
+use picker_core::route::table::RouteTable;
+use picker_core::route::{PoolKey, PoolRoute, Routes, Told};
 use picker_core::time::Instant;
 use picker_core::view::PoolView;
 use picker_core::view::objective::Objective;
@@ -40,6 +43,7 @@ pub use self::clock::Clock;
 pub use self::flight::Flight;
 pub use self::metrics::DriverMetrics;
 pub use self::receipts::{Receipts, Stored};
+pub use self::refused::Refused;
 pub use self::sources::{Need, SourceState, Sources};
 
 /// Errands that wait for the scraper; an endpoint has at most two.
@@ -50,7 +54,7 @@ const ERRANDS_MAX: usize = 16_384;
 pub struct Pools {
     handles: DashMap<PoolKey, Handle>,
     routes: ArcSwap<Routes>,
-    /// What `routes` is made of; whoever changes pools holds it meanwhile.
+    /// The pools of `routes`; whoever changes pools or the route table holds it meanwhile.
     parts: Mutex<BTreeMap<PoolKey, PoolRoute>>,
     ports: watch::Sender<BTreeSet<u16>>,
     sources: Sources,
@@ -126,15 +130,10 @@ pub struct Ask {
     pub following: Following,
     /// How many further endpoints are wanted.
     pub fallbacks: usize,
-}
-
-/// A request that goes nowhere.
-#[derive(Debug)]
-pub struct Refused {
-    /// Why.
-    pub refusal: Refusal,
-    /// The endpoints of the pool.
-    pub endpoints: usize,
+    /// What told the pool.
+    pub told: Told,
+    /// The pools that it could be for as well, as far as its call and the routes tell.
+    pub or: Arc<[PoolKey]>,
 }
 
 /// How one pool is configured from outside.
@@ -223,7 +222,8 @@ impl Pools {
             handle.inner.view.store(Arc::new(view));
             handle.tell(Event::Endpoints(spec.endpoints));
         }
-        let routes = Routes::new(parts.values().cloned().collect());
+        let routes = self.routes.load();
+        let routes = routes.with_pools(parts.values().cloned().collect());
         self.routes.store(Arc::new(routes));
         let ports: BTreeSet<u16> = parts.values().filter_map(|route| route.port).collect();
         self.ports.send_if_modified(|before| {
@@ -231,6 +231,14 @@ impl Pools {
             *before = ports;
             changed
         });
+    }
+
+    /// From here on calls that do not name their pool go by this table too; the picker is called at `sight`.
+    pub fn set_table(&self, table: RouteTable, sight: Sight) {
+        let _pools = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        self.shared.metrics.on_routes(table.len());
+        let routes = self.routes.load().with_table(table, sight);
+        self.routes.store(Arc::new(routes));
     }
 
     /// The ports of listeners that are one pool's alone, as they change.
@@ -349,6 +357,9 @@ impl Handle {
         let shared = &self.inner.shared;
         let key = RequestKey(shared.requests.fetch_add(1, Ordering::Relaxed));
         let request_id = ask.request_id.clone();
+        let told = (ask.told, ask.or);
+        let label = self.label();
+        shared.metrics.on_told(&label, told.0, &told.1);
         let arrival = Arrival {
             key,
             request_id: ask.request_id,
@@ -365,8 +376,8 @@ impl Handle {
         for action in self.actions_of(Event::Arrived(arrival)) {
             match action {
                 Action::Picked(pick) if pick.request == key => {
-                    shared.metrics.on_receipt(&self.label(), &pick.receipt);
-                    self.keep(pick.receipt);
+                    shared.metrics.on_receipt(&label, &pick.receipt);
+                    self.keep(told.clone(), pick.receipt);
                     let id = request_id.clone();
                     let mut endpoints = pick.fallbacks;
                     endpoints.insert(0, pick.address);
@@ -374,7 +385,7 @@ impl Handle {
                 }
                 Action::Refused(request, refusal, receipt) if request == key => {
                     let endpoints = receipt.endpoints;
-                    self.keep(receipt);
+                    self.keep(told.clone(), receipt);
                     answer = Err(Refused { refusal, endpoints });
                 }
                 other => self.perform(other),
@@ -382,7 +393,7 @@ impl Handle {
         }
         shared
             .metrics
-            .on_pick(&self.label(), began.elapsed(), answer.as_ref().err());
+            .on_pick(&label, began.elapsed(), answer.as_ref().err());
         answer
     }
 
@@ -520,11 +531,13 @@ impl Handle {
         }
     }
 
-    fn keep(&self, receipt: Receipt) {
-        self.inner
-            .shared
-            .receipts
-            .keep(self.inner.pool.clone(), receipt);
+    fn keep(&self, (told, or): (Told, Arc<[PoolKey]>), receipt: Receipt) {
+        self.inner.shared.receipts.keep(Stored {
+            pool: self.inner.pool.clone(),
+            told,
+            or,
+            receipt,
+        });
     }
 
     /// A thread that panicked while it held the lock costs its own request; what it left is still the best there is.
@@ -544,35 +557,6 @@ impl Handle {
 
 /// How often a stream tells of its progress, at most.
 pub const PROGRESS_EVERY: Duration = Duration::from_millis(250);
-
-// === impl Refused ===
-
-impl Refused {
-    /// A refusal since the pool is not there (any more).
-    #[must_use]
-    pub fn without_endpoints() -> Self {
-        Self {
-            refusal: Refusal::NoEndpoints,
-            endpoints: 0,
-        }
-    }
-
-    /// The refusal in words, with what can be done about it.
-    #[must_use]
-    pub fn explain(&self, pool: &PoolKey) -> String {
-        match self.refusal {
-            Refusal::NoEndpoints => format!(
-                "InferencePool {pool} has no endpoints: no model server is known that could serve this request; \
-                 check the pool's endpoints file or selector"
-            ),
-            Refusal::EmptySubset => format!(
-                "the gateway's subset hint leaves out all {} endpoints of InferencePool {pool}; \
-                 check x-gateway-destination-endpoint-subset",
-                self.endpoints
-            ),
-        }
-    }
-}
 
 #[cfg(test)]
 mod tests;

@@ -98,7 +98,7 @@ pub struct Bound {
 /// Where pools come from.
 enum Discovery {
     Files(Files),
-    Kubernetes(Kubernetes),
+    Kubernetes(Box<Kubernetes>),
 }
 
 /// Reads the endpoints files and the certificate and binds every port, so that what is wrong is known before anything
@@ -154,13 +154,15 @@ async fn discovery(serve: &Serve, shared_port: u16) -> Result<Discovery, ServerE
         picker_services: cluster.picker_service.iter().cloned().collect(),
         pod_selector: cluster.pod_selector.clone(),
         shared_port,
+        route_namespaces: cluster.route_namespaces.iter().cloned().collect(),
+        sight: cluster.called.into(),
         publish: cluster.publish_services.clone().map(|selector| Replicas {
             namespace: serve.pool_namespace.clone(),
             selector,
         }),
     };
     let kubernetes = Kubernetes::new(cluster.kubeconfig.as_deref(), scope).await?;
-    Ok(Discovery::Kubernetes(kubernetes))
+    Ok(Discovery::Kubernetes(Box::new(kubernetes)))
 }
 
 /// What the ports of ext_proc accept, and the certificate that is to be followed.

@@ -51,6 +51,9 @@ pub async fn tell(why: &Why) -> Result<String, WhyError> {
 /// A receipt as a person would want to read it.
 fn in_words(receipt: &Value) -> String {
     let mut text = format!("{}\n\n", request(receipt));
+    if let Some(line) = ambiguity(receipt) {
+        push(&mut text, &line);
+    }
     let candidates = list(&receipt["candidates"]);
     for (place, one) in candidates.iter().enumerate() {
         push(&mut text, &candidate(one, place == 0));
@@ -116,6 +119,18 @@ fn request(receipt: &Value) -> String {
     }
     text.push('.');
     text
+}
+
+/// The pools that it could have been for as well.
+fn ambiguity(receipt: &Value) -> Option<String> {
+    let others: Vec<&str> = list(&receipt["or"]).iter().map(word).collect();
+    (!others.is_empty()).then(|| {
+        format!(
+            "By the routes it could have been for {} as well; the first by name was taken. A Service of its own for each \
+             pool tells them apart.\n",
+            others.join(", ")
+        )
+    })
 }
 
 /// One candidate, with every term of its cost that is not zero.
@@ -294,6 +309,19 @@ Left out: 1 more.
 First token: 45 ms expected, 61 ms taken. Completed after 1900 ms with status 200, 40 tokens.
 ",
         );
+    }
+
+    #[test]
+    fn a_receipt_tells_which_pools_it_could_have_been_as_well() {
+        let receipt = json!({"or": ["ai/code", "ai/draw"]});
+        assert_eq!(
+            ambiguity(&receipt).as_deref(),
+            Some(
+                "By the routes it could have been for ai/code, ai/draw as well; the first by name was taken. \
+                 A Service of its own for each pool tells them apart.\n"
+            )
+        );
+        assert_eq!(ambiguity(&json!({})), None);
     }
 
     #[test]

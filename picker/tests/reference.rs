@@ -21,7 +21,7 @@ use picker_core::Settings;
 use picker_core::endpoint::{Endpoint, EndpointKey};
 use picker_core::event::Following;
 use picker_core::request::Request;
-use picker_core::route::PoolKey;
+use picker_core::route::{PoolKey, Told};
 use prometheus_client::encoding::text::encode;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -266,6 +266,8 @@ fn pick_and_refuse(pools: &Pools, full: &PoolKey, empty: &PoolKey) {
             subset: None,
             following: Following::Full,
             fallbacks: 0,
+            told: Told::Routes,
+            or: Arc::new([PoolKey::new("default", "other")]),
         })
     };
     let mut flight = pick(full, "one").expect("there is an endpoint");

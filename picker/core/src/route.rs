@@ -139,6 +139,18 @@ impl Routes {
         }
     }
 
+    /// Other pools, told apart by the same table.
+    #[must_use]
+    pub fn with_pools(&self, pools: Vec<PoolRoute>) -> Self {
+        Self::new(pools).with_table(self.table.clone(), self.sight)
+    }
+
+    /// The route table.
+    #[must_use]
+    pub fn table(&self) -> &RouteTable {
+        &self.table
+    }
+
     /// The pool that `call` is for.
     ///
     /// # Errors
@@ -249,6 +261,23 @@ impl<'a> Resolved<'a> {
             pool: &route.pool,
             by,
             or: Vec::new(),
+        }
+    }
+}
+
+// === impl Told ===
+
+impl Told {
+    /// It in one word or two, as in receipts and metrics.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Port => "port",
+            Self::Authority => "authority",
+            Self::Metadata => "metadata",
+            Self::Routes => "routes",
+            Self::Subset => "subset",
+            Self::OnlyPool => "only_pool",
         }
     }
 }

@@ -3,6 +3,7 @@
 mod inventory;
 mod object;
 mod publish;
+mod routes;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,6 +28,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::watcher;
 use kube::{Api, Client, Config, Resource};
 use picker_core::route::PoolKey;
+use picker_core::route::head::Sight;
 use picker_core::view::objective::Objective;
 use picker_core::view::rewrite::Rewrite;
 use thiserror::Error;
@@ -37,6 +39,7 @@ use tracing::info;
 use self::inventory::{Change, Edition, Inventory, Wanted};
 use self::object::{ObjectKey, Pod, Pool, Service};
 use self::publish::{Desired, Publisher};
+use self::routes::{KnownRoutes, RouteNote};
 use self::watch::Watch;
 use crate::driver::{Changes, Need, Pools};
 
@@ -60,6 +63,10 @@ pub struct Scope {
     pub shared_port: u16,
     /// Whether the Services that pools name are kept, and who they lead to.
     pub publish: Option<Replicas>,
+    /// Namespaces whose routes, Gateways and grants are read beside those of the namespaces that are served.
+    pub route_namespaces: BTreeSet<String>,
+    /// Where in the gateway the picker is called.
+    pub sight: Sight,
 }
 
 /// The picker's own pods.
@@ -101,6 +108,7 @@ enum Note {
     Objective(Edition, Change<Objective>),
     Rewrite(Edition, Change<Rewrite>),
     Replica(Change<Pod>),
+    Route(RouteNote),
 }
 
 impl Kubernetes {
@@ -134,6 +142,7 @@ impl Kubernetes {
             shared_port: self.scope.shared_port,
         });
         let mut notes = self.watches(&pools);
+        let sight = self.scope.sight;
         let (desired, wanted) = cell::channel(Desired::default());
         let publisher = self.scope.publish.is_some().then(|| {
             let publisher = Publisher {
@@ -147,16 +156,21 @@ impl Kubernetes {
         });
         let discovery = async move {
             let mut replicas = BTreeMap::new();
+            let mut routes = KnownRoutes::default();
             while let Some(note) = notes.next().await {
                 sleep(SETTLE).await;
                 let rest = (1..BATCH_MAX).map_while(|_| notes.next().now_or_never().flatten());
                 for note in iter::once(note).chain(rest) {
                     match note {
                         Note::Replica(change) => note_replica(&mut replicas, change),
+                        Note::Route(note) => routes.take(note),
                         other => inventory.take(other),
                     }
                 }
                 publish_pools(&pools, inventory.take_touched());
+                if let Some(table) = routes.changed() {
+                    pools.set_table(table, sight);
+                }
                 if desired.receiver_count() > 0 {
                     let now = Desired {
                         services: inventory.picker_services(),
@@ -219,6 +233,7 @@ impl Kubernetes {
             );
         }
         all.extend(self.replicas(pools));
+        all.extend(self.route_watches(pools));
         stream::select_all(all).boxed()
     }
 
@@ -348,7 +363,7 @@ impl Inventory {
             Note::Service(change) => self.on_service(change),
             Note::Objective(edition, change) => self.on_objective(edition, change),
             Note::Rewrite(edition, change) => self.on_rewrite(edition, change),
-            Note::Replica(_) => {}
+            Note::Replica(_) | Note::Route(_) => {}
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use picker_core::action::Refusal;
 use picker_core::picker::EndpointState;
 use picker_core::receipt::{End, Outcome, Receipt};
-use picker_core::route::PoolKey;
+use picker_core::route::{PoolKey, Told};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -36,6 +36,9 @@ pub struct DriverMetrics {
     own: Family<OfEndpoint, Gauge>,
     foreign: Family<OfEndpoint, Gauge<f64, std::sync::atomic::AtomicU64>>,
     panics: Family<OfPool, Counter>,
+    told: Family<OfTold, Counter>,
+    ambiguous: Family<OfPool, Counter>,
+    routes: Gauge,
     labelled: Arc<Mutex<BTreeSet<Arc<str>>>>,
 }
 
@@ -76,6 +79,11 @@ struct OfEnd {
 struct OfStatus {
     pool: String,
     status: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfTold {
+    by: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -120,6 +128,9 @@ impl DriverMetrics {
             own: Family::default(),
             foreign: Family::default(),
             panics: Family::default(),
+            told: Family::default(),
+            ambiguous: Family::default(),
+            routes: Gauge::default(),
             labelled: Arc::default(),
         };
         let m = &metrics;
@@ -148,6 +159,7 @@ impl DriverMetrics {
             m.ttft.clone(),
         );
         metrics.register_knowledge(registry);
+        metrics.register_resolution(registry);
         registry.register(
             "pointsman_in_flight",
             "Requests in flight",
@@ -159,11 +171,6 @@ impl DriverMetrics {
             m.endpoints.clone(),
         );
         registry.register(
-            "pointsman_endpoint_own",
-            "Own requests in flight",
-            m.own.clone(),
-        );
-        registry.register(
             "pointsman_panics",
             "Defects after which a pool began anew",
             m.panics.clone(),
@@ -172,6 +179,11 @@ impl DriverMetrics {
     }
 
     fn register_knowledge(&self, registry: &mut Registry) {
+        registry.register(
+            "pointsman_endpoint_own",
+            "Own requests in flight",
+            self.own.clone(),
+        );
         registry.register(
             "pointsman_endpoint_foreign",
             "Requests of others, smoothed",
@@ -205,6 +217,50 @@ impl DriverMetrics {
             "Requests sent to a suspect to see whether it works",
             self.probes.clone(),
         );
+    }
+
+    fn register_resolution(&self, registry: &mut Registry) {
+        registry.register(
+            "pointsman_pools_told",
+            "Requests by what told their pool",
+            self.told.clone(),
+        );
+        registry.register(
+            "pointsman_pools_ambiguous",
+            "Requests that could have been for another pool too, by the pool that was taken as the first by name",
+            self.ambiguous.clone(),
+        );
+        registry.register(
+            "pointsman_routes",
+            "HTTPRoutes and GRPCRoutes that are known",
+            self.routes.clone(),
+        );
+        for told in [
+            Told::Port,
+            Told::Authority,
+            Told::Metadata,
+            Told::Routes,
+            Told::Subset,
+            Told::OnlyPool,
+        ] {
+            self.told
+                .get_or_create(&OfTold { by: told.label() })
+                .inc_by(0);
+        }
+    }
+
+    /// How many routes there are now.
+    pub(super) fn on_routes(&self, count: usize) {
+        self.routes.set(gauge(count as u64));
+    }
+
+    /// What told the pool of a request.
+    pub(super) fn on_told(&self, pool: &str, told: Told, or: &[PoolKey]) {
+        self.told.get_or_create(&OfTold { by: told.label() }).inc();
+        if !or.is_empty() {
+            let pool = pool.to_owned();
+            self.ambiguous.get_or_create(&OfPool { pool }).inc();
+        }
     }
 
     /// What is notable of a decision that was made.
@@ -256,6 +312,7 @@ impl DriverMetrics {
         self.panics.remove(&OfPool { pool: pool() });
         self.unserved.remove(&OfPool { pool: pool() });
         self.probes.remove(&OfPool { pool: pool() });
+        self.ambiguous.remove(&OfPool { pool: pool() });
         for span in ["first_token", "end"] {
             let labels = OfSpan { pool: pool(), span };
             self.expected.remove(&labels);

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use dashmap::DashMap;
 use picker_core::receipt::{Outcome, Receipt};
 use picker_core::request::RequestKey;
-use picker_core::route::PoolKey;
+use picker_core::route::{PoolKey, Told};
 use serde::Serialize;
 
 /// Receipts by request id. Of two requests with one id, which clients may choose, the later is kept.
@@ -29,6 +29,11 @@ struct Order {
 pub struct Stored {
     /// The pool.
     pub pool: PoolKey,
+    /// What told the pool.
+    pub told: Told,
+    /// The pools that it could have been for as well; that one was taken for its name alone.
+    #[serde(skip_serializing_if = "<[PoolKey]>::is_empty")]
+    pub or: Arc<[PoolKey]>,
     /// The receipt.
     #[serde(flatten)]
     pub receipt: Receipt,
@@ -46,9 +51,10 @@ impl Receipts {
     }
 
     /// Keeps a receipt, and forgets the oldest ones that no longer fit.
-    pub(super) fn keep(&self, pool: PoolKey, receipt: Receipt) {
-        let (id, key, size) = (receipt.request_id.clone(), receipt.key, bytes_of(&receipt));
-        self.by_id.insert(id.clone(), Stored { pool, receipt });
+    pub(super) fn keep(&self, stored: Stored) {
+        let size = bytes_of(&stored);
+        let (id, key) = (stored.receipt.request_id.clone(), stored.receipt.key);
+        self.by_id.insert(id.clone(), stored);
         let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
         order.queue.push_back((id, key, size));
         order.bytes += size;
@@ -92,8 +98,10 @@ impl Receipts {
 }
 
 /// About how much memory a receipt takes.
-fn bytes_of(receipt: &Receipt) -> usize {
+fn bytes_of(stored: &Stored) -> usize {
+    let receipt = &stored.receipt;
     size_of::<Stored>()
+        + size_of_val(&*stored.or)
         + receipt.request_id.len()
         + receipt
             .request
@@ -135,6 +143,15 @@ mod tests {
         }
     }
 
+    fn stored(key: u64, id: &str) -> Stored {
+        Stored {
+            pool: PoolKey::new("default", "default"),
+            told: Told::OnlyPool,
+            or: Arc::default(),
+            receipt: receipt(key, id),
+        }
+    }
+
     fn outcome() -> Outcome {
         Outcome {
             end: End::Completed,
@@ -151,10 +168,9 @@ mod tests {
 
     #[test]
     fn the_oldest_receipts_give_way_to_the_latest() {
-        let pool = PoolKey::new("default", "default");
-        let receipts = Receipts::new(3 * bytes_of(&receipt(0, "r0")));
+        let receipts = Receipts::new(3 * bytes_of(&stored(0, "r0")));
         for key in 0..10 {
-            receipts.keep(pool.clone(), receipt(key, &format!("r{key}")));
+            receipts.keep(stored(key, &format!("r{key}")));
         }
         assert!(receipts.get("r6").is_none());
         assert!(receipts.get("r7").is_some());
@@ -165,10 +181,9 @@ mod tests {
 
     #[test]
     fn of_two_requests_with_one_id_the_later_is_kept_and_settled() {
-        let pool = PoolKey::new("default", "default");
-        let receipts = Receipts::new(2 * bytes_of(&receipt(0, "same")));
-        receipts.keep(pool.clone(), receipt(1, "same"));
-        receipts.keep(pool.clone(), receipt(2, "same"));
+        let receipts = Receipts::new(2 * bytes_of(&stored(0, "same")));
+        receipts.keep(stored(1, "same"));
+        receipts.keep(stored(2, "same"));
         receipts.settle("same", RequestKey(1), outcome());
         assert!(
             receipts
@@ -176,7 +191,7 @@ mod tests {
                 .is_some_and(|stored| stored.receipt.outcome.is_none())
         );
         receipts.settle("same", RequestKey(2), outcome());
-        receipts.keep(pool, receipt(3, "next"));
+        receipts.keep(stored(3, "next"));
         assert!(
             receipts
                 .get("same")

@@ -11,6 +11,7 @@ use envoy_types::pb::google::protobuf::value::Kind;
 use picker_core::endpoint::Subset;
 use picker_core::refusal::Dialect;
 use picker_core::request::MODEL_HEADER;
+use picker_core::route;
 
 /// The header, and the key of dynamic metadata, that says where a request goes.
 pub(super) const DESTINATION: &str = "x-gateway-destination-endpoint";
@@ -79,11 +80,14 @@ pub(super) struct Head {
     pub(super) selected: Option<Subset>,
     /// The endpoints to which a believed header limits the choice.
     pub(super) subset: Option<Subset>,
+    /// Every header, as it came.
+    raw: HeaderMap,
 }
 
 impl Head {
-    pub(super) fn of(headers: Option<&HeaderMap>, trust: Trust) -> Self {
-        let header = |name| header(headers, name);
+    pub(super) fn of(headers: Option<HeaderMap>, trust: Trust) -> Self {
+        let raw = headers.unwrap_or_default();
+        let header = |name| header(Some(&raw), name);
         let id =
             header("x-request-id").filter(|id| !id.is_empty() && id.len() <= REQUEST_ID_MAX_BYTES);
         let listed = |name| header(name).map(|list| Subset::parse([list]));
@@ -97,9 +101,34 @@ impl Head {
             model: header(MODEL_HEADER).map(str::to_owned),
             content_length: header("content-length").and_then(|length| length.parse().ok()),
             request_id: id.map_or_else(new_request_id, Arc::from),
-            control: control(headers),
+            control: control(&raw),
             selected: listed(TEST_SELECTION).filter(|_| trust.test_selection),
             subset: listed(SUBSET).filter(|_| trust.headers),
+            raw,
+        }
+    }
+
+    /// Names and values of the headers, as often as they were sent; values that are no text are left out.
+    pub(super) fn fields(&self) -> Vec<(&str, &str)> {
+        let fields = self.raw.headers.iter();
+        fields
+            .filter_map(|header| Some((&*header.key, text(header)?)))
+            .collect()
+    }
+
+    /// The head as routes look at it, with its `fields`.
+    pub(super) fn for_routes<'a>(
+        &'a self,
+        fields: &'a [(&'a str, &'a str)],
+    ) -> route::head::Head<'a> {
+        let field = |name| header(Some(&self.raw), name);
+        route::head::Head {
+            authority: field(":authority")
+                .or_else(|| field("host"))
+                .unwrap_or_default(),
+            method: field(":method").unwrap_or_default(),
+            path: &self.path,
+            headers: fields,
         }
     }
 }
@@ -124,9 +153,9 @@ fn text(header: &HeaderValue) -> Option<&str> {
 }
 
 /// The control headers among `headers`, each once.
-fn control(headers: Option<&HeaderMap>) -> Vec<&'static str> {
+fn control(headers: &HeaderMap) -> Vec<&'static str> {
     let mut found = Vec::new();
-    for header in headers.iter().flat_map(|headers| &headers.headers) {
+    for header in &headers.headers {
         let name = CONTROL
             .iter()
             .find(|name| header.key.eq_ignore_ascii_case(name));

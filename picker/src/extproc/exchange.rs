@@ -92,7 +92,7 @@ impl Exchange {
         let metadata = message.metadata_context;
         match message.request {
             Some(Part::RequestHeaders(headers)) => {
-                self.on_request_headers(now, &headers, metadata.as_ref());
+                self.on_request_headers(now, headers, metadata.as_ref());
             }
             Some(Part::RequestBody(body)) => self.on_request_body(now, body, metadata.as_ref()),
             Some(Part::RequestTrailers(_)) => self.on_request_trailers(now),

@@ -148,10 +148,18 @@ impl RouteTable {
         known
     }
 
-    /// Takes over a ReferenceGrant.
-    pub fn set_grant(&mut self, grant: Grant) {
-        self.grants
-            .insert_mut(grant.metadata.key(), Arc::new(grant));
+    /// Takes over a ReferenceGrant; whether that changes anything.
+    pub fn set_grant(&mut self, grant: Grant) -> bool {
+        let key = grant.metadata.key();
+        if self
+            .grants
+            .get(&key)
+            .is_some_and(|old| old.spec == grant.spec)
+        {
+            return false;
+        }
+        self.grants.insert_mut(key, Arc::new(grant));
+        true
     }
 
     /// Forgets a ReferenceGrant; whether there was one.
@@ -170,11 +178,22 @@ impl RouteTable {
         self.gateways.get(key).map(|open| &open.gateway)
     }
 
+    /// The Gateways, by name.
+    pub fn gateways(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.gateways.keys()
+    }
+
+    /// The namespaces whose labels are known.
+    pub fn namespaces(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.namespaces.keys()
+    }
+
     pub(crate) fn labels(&self, namespace: &str) -> Option<&Labels> {
         self.namespaces.get(namespace).map(|labels| &**labels)
     }
 
-    pub(crate) fn grants(&self) -> impl Iterator<Item = &Grant> {
+    /// The ReferenceGrants, by name.
+    pub fn grants(&self) -> impl Iterator<Item = &Grant> {
         self.grants.values().map(|grant| &**grant)
     }
 

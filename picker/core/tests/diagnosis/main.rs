@@ -132,7 +132,7 @@ fn add(fleet: &mut Fleet, object: serde_json::Value) {
         "GRPCRoute" => assert!(fleet.table.set_route(Route::Grpc(parse(object)))),
         "Gateway" => assert!(fleet.table.set_gateway(parse(object))),
         "Namespace" => assert!(fleet.table.set_namespace(parse(object))),
-        "ReferenceGrant" => fleet.table.set_grant(parse(object)),
+        "ReferenceGrant" => assert!(fleet.table.set_grant(parse(object))),
         "InferencePool" => fleet.pools.push(parse::<Pool>(object)),
         "InferencePoolImport" => drop(fleet.imports.insert(key(&object))),
         "Service" => {

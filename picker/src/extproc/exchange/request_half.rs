@@ -60,14 +60,14 @@ impl Exchange {
     pub(super) fn on_request_headers(
         &mut self,
         now: Instant,
-        headers: &HttpHeaders,
+        headers: HttpHeaders,
         metadata: Option<&Metadata>,
     ) {
         let refused = matches!(self.request, RequestHalf::Refused);
         if std::mem::replace(&mut self.head_seen, true) || refused {
             return self.ignore();
         }
-        let mut head = Head::of(headers.headers.as_ref(), self.edge.settings.trust);
+        let mut head = Head::of(headers.headers, self.edge.settings.trust);
         self.edge.metrics.on_stripped(head.control.len());
         let hint = attributes::subset(metadata);
         self.subset = head.selected.take().or(hint).or(head.subset.take());
@@ -265,28 +265,28 @@ impl Exchange {
     fn decide(&mut self, now: Instant, place: Place, head: &Head, request: Request) {
         let edge = self.edge.clone();
         let routes = edge.pools.routes();
-        let pool = match routes.resolve(&Call {
+        let fields = head.fields();
+        let resolved = match routes.resolve(&Call {
             port: self.caller.port,
             authority: self.caller.authority.as_deref(),
             metadata: self.caller.pool.as_deref(),
             subset: self.subset.as_ref(),
-            head: None,
+            head: Some(head.for_routes(&fields)),
         }) {
-            Ok(found) => found.pool,
+            Ok(found) => found,
             Err(none) => {
                 edge.metrics.on_no_pool();
                 return self.refuse(head, Reason::NoPool, none.to_string());
             }
         };
+        let pool = resolved.pool;
         let ask = Ask {
+            told: resolved.by,
+            or: resolved.or.into(),
             request_id: head.request_id.clone(),
             request: request.or_model(head.model.as_deref()),
             subset: self.subset.take(),
-            following: match self.follow() {
-                Follow::Full => Following::Full,
-                Follow::Watched | Follow::WatchFilter => Following::Watched,
-                Follow::Released => Following::Released,
-            },
+            following: self.following(),
             fallbacks: edge.settings.fallbacks,
         };
         let picked = match edge.pools.get(pool) {
@@ -313,6 +313,15 @@ impl Exchange {
                 };
                 self.refuse(head, reason, refused.explain(pool));
             }
+        }
+    }
+
+    /// How the ledger is to follow what is picked.
+    fn following(&self) -> Following {
+        match self.follow() {
+            Follow::Full => Following::Full,
+            Follow::Watched | Follow::WatchFilter => Following::Watched,
+            Follow::Released => Following::Released,
         }
     }
 

@@ -3,6 +3,7 @@
 mod heap;
 mod message;
 mod properties;
+mod routes;
 mod scene;
 mod transcripts;
 mod traps;
