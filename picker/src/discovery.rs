@@ -1,4 +1,5 @@
 //! Discovery: which pools there are, and which endpoints each has.
 
+mod engines;
 pub mod file;
 pub mod kubernetes;

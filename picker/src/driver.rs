@@ -22,6 +22,7 @@ use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use picker_core::action::{Action, Refusal};
 use picker_core::endpoint::{Endpoint, EndpointKey, Subset};
+use picker_core::engine::Engine;
 use picker_core::event::{Arrival, Following};
 use picker_core::member::ReadFailure;
 use picker_core::picker::EndpointState;
@@ -109,10 +110,10 @@ pub struct Errand {
 }
 
 /// The kinds of [`Errand`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ErrandKind {
-    /// Its metrics page.
-    Read,
+    /// Its metrics page, which is one of that engine.
+    Read(Arc<Engine>),
     /// Its models.
     ListModels,
 }
@@ -497,7 +498,9 @@ impl Handle {
     /// Sends out what the picker asks for.
     fn perform(&self, action: Action) {
         match action {
-            Action::Read(endpoint, address) => self.send(endpoint, address, ErrandKind::Read),
+            Action::Read(endpoint, address, engine) => {
+                self.send(endpoint, address, ErrandKind::Read(engine));
+            }
             Action::ListModels(endpoint, address) => {
                 self.send(endpoint, address, ErrandKind::ListModels);
             }
@@ -522,10 +525,10 @@ impl Handle {
             address,
             kind,
         };
-        if self.inner.shared.errands.try_send(errand).is_err() {
+        if let Err(refused) = self.inner.shared.errands.try_send(errand) {
             warn!(pool = %self.inner.pool, %address, "too many readings wait; this one is put off");
-            self.tell(match kind {
-                ErrandKind::Read => Event::ReadFailed(endpoint, ReadFailure::Unreadable),
+            self.tell(match refused.into_inner().kind {
+                ErrandKind::Read(_) => Event::ReadFailed(endpoint, ReadFailure::Unreadable),
                 ErrandKind::ListModels => Event::ModelsFailed(endpoint),
             });
         }

@@ -116,10 +116,12 @@ impl Scraper {
             kind,
         } = errand;
         let (kind, result) = match kind {
-            ErrandKind::Read => {
-                let page = self.get(&format!("http://{address}/metrics")).await;
+            ErrandKind::Read(engine) => {
+                let path = &engine.metrics_path;
+                let page = self.get(&format!("http://{address}{path}")).await;
                 let reading = page.and_then(|page| {
-                    exposition::read(&page).map_err(|error| Failure::unreadable(&error.to_string()))
+                    exposition::read(&page, &engine)
+                        .map_err(|error| Failure::unreadable(&error.to_string()))
                 });
                 let result = label(reading.as_ref().err());
                 pool.tell(match reading {

@@ -19,6 +19,7 @@ use picker::telemetry;
 use picker::tls::{Acceptor, Refusal, Tally};
 use picker_core::Settings;
 use picker_core::endpoint::{Endpoint, EndpointKey};
+use picker_core::engine::Engine;
 use picker_core::event::Following;
 use picker_core::request::Request;
 use picker_core::route::{PoolKey, Told};
@@ -254,6 +255,7 @@ fn dead_endpoint() -> Endpoint {
         identity: address.to_string().into(),
         name: "ai/vllm-0".into(),
         address,
+        engine: Arc::new(Engine::vllm().read_for("of-its-own")),
     }
 }
 
@@ -299,7 +301,7 @@ async fn scrape_once(pools: &Pools, pool: &PoolKey, address: SocketAddr, scraper
         pool: handle.clone(),
         endpoint: EndpointKey(0),
         address,
-        kind: ErrandKind::Read,
+        kind: ErrandKind::Read(Engine::vllm()),
     };
     errands.send(errand).await.expect("there is room");
     // The count is made in the same step as the report.

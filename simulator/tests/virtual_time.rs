@@ -224,7 +224,8 @@ fn a_bulk_reading_is_what_a_reader_of_the_page_sees() {
     };
     let check = |engine: &Engine| {
         let page = text(engine, &about, &Traffic::default());
-        let read = exposition::read(page.as_bytes()).expect("a page of vLLM's families");
+        let read = exposition::read(page.as_bytes(), &picker_core::engine::Engine::vllm())
+            .expect("a page of vLLM's families");
         assert_eq!(reading(engine, &names), read);
         read
     };

@@ -6,6 +6,7 @@ use std::time::Duration;
 use criterion::Criterion;
 use picker_core::adapter::Model;
 use picker_core::endpoint::{AdapterReading, Endpoint, EndpointKey, EngineReading, Reading};
+use picker_core::engine::Engine;
 use picker_core::event::{Arrival, Ending, Event, Following};
 use picker_core::request::{Request, RequestKey};
 use picker_core::seed::Random;
@@ -91,6 +92,7 @@ fn endpoint(number: u32) -> Endpoint {
         identity: format!("uid-{number}").into(),
         name: format!("ns/pod-{number}").into(),
         address: ([10, high, middle, low], 8000).into(),
+        engine: Engine::vllm(),
     }
 }
 

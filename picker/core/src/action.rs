@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::endpoint::EndpointKey;
+use crate::engine::Engine;
 use crate::receipt::{Outcome, Receipt};
 use crate::request::RequestKey;
 
@@ -17,9 +18,9 @@ pub enum Action {
     Refused(RequestKey, Refusal, Receipt),
     /// The request of that id is over; this completes its receipt.
     Settled(RequestKey, Arc<str>, Outcome),
-    /// Read the endpoint's metrics page, and answer with [`Event::Read`](crate::event::Event::Read) or
+    /// Read the endpoint's metrics page, which is one of that engine, and answer with [`Event::Read`](crate::event::Event::Read) or
     /// [`Event::ReadFailed`](crate::event::Event::ReadFailed).
-    Read(EndpointKey, SocketAddr),
+    Read(EndpointKey, SocketAddr, Arc<Engine>),
     /// List the endpoint's models, and answer with [`Event::Models`](crate::event::Event::Models) or
     /// [`Event::ModelsFailed`](crate::event::Event::ModelsFailed).
     ListModels(EndpointKey, SocketAddr),

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::engine::Engine;
+
 /// Names one endpoint of one [`Picker`](crate::Picker), for the life of that picker; never given to another endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct EndpointKey(pub u32);
@@ -17,8 +19,10 @@ pub struct Endpoint {
     pub identity: Arc<str>,
     /// The name that people know it by: `namespace/name`.
     pub name: Arc<str>,
-    /// Where requests are sent, and where `/metrics` is read.
+    /// Where requests are sent, and where metrics are read.
     pub address: SocketAddr,
+    /// The kind of engine that it is.
+    pub engine: Arc<Engine>,
 }
 
 /// One reading of a model server: its `/metrics` page, as far as decisions need it.

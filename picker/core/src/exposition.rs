@@ -1,9 +1,12 @@
-//! vLLM's metrics page (Prometheus text format) to a [`Reading`], in one pass and without building a tree.
+//! An engine's metrics page (Prometheus text format) to a [`Reading`], in one pass and without building a tree.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 use self::sample::Sample;
 use crate::endpoint::{AdapterReading, EngineReading, Reading};
+use crate::engine::{Engine, Quantity, Series};
 
 mod sample;
 
@@ -14,8 +17,12 @@ const MAX_ENGINES: usize = 256;
 const MAX_UNIX_TIME_S: f64 = 2.5e9;
 
 /// The page holds no series that this picker knows, so that it says nothing of a model server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExpositionError {
+    /// The engine whose page it was thought to be.
+    pub engine: Arc<str>,
+    /// A series that its pages have.
+    pub example: String,
     /// Bytes of the page.
     pub page_bytes: usize,
     /// Lines that begin like a known series and then break the format.
@@ -27,23 +34,25 @@ impl std::error::Error for ExpositionError {}
 impl fmt::Display for ExpositionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
+            engine,
+            example,
             page_bytes,
             malformed_lines,
         } = self;
         write!(
             f,
-            "metrics page of {page_bytes} bytes has no known vLLM series such as \
-             vllm:num_requests_running ({malformed_lines} malformed lines); check that the \
-             endpoint's port serves vLLM's /metrics"
+            "metrics page of {page_bytes} bytes has no known series of engine {engine} such as \
+             {example} ({malformed_lines} malformed lines); check that the endpoint's port serves \
+             that engine's metrics, and which engine the label llm-d.ai/engine-type names"
         )
     }
 }
 
-/// Reads a metrics page as vLLM serves it.
+/// Reads a metrics page as `engine` serves it.
 ///
-/// A series without an `engine` label belongs to engine `""`; where other engines are on the page, what it says of
-/// the cache configuration holds for each of them. Of equal series the first counts, but `request_success_total` is
-/// summed over its reasons. Values that are negative, not finite, or (KV usage) above 1 are treated as absent.
+/// A series without the label of a rank belongs to engine `""`; where other engines are on the page, what it says of
+/// the cache configuration holds for each of them, and if it shows no requests, its counters are added to the first. Of
+/// equal series the first counts, unless they are to be summed. Values that are negative, not finite, or (KV usage) above 1 are treated as absent.
 /// A malformed line is skipped, whatever bytes it holds.
 ///
 /// Adapters: vLLM never removes a label set of `vllm:lora_requests_info`; the value is the unix time at which it was
@@ -54,68 +63,15 @@ impl fmt::Display for ExpositionError {
 ///
 /// # Errors
 ///
-/// When the page has no well-formed sample of any series known here: it is not a vLLM page.
-pub fn read(page: &[u8]) -> Result<Reading, ExpositionError> {
+/// When the page has no well-formed sample of any series of the engine: it is no page of it.
+pub fn read(page: &[u8], engine: &Engine) -> Result<Reading, ExpositionError> {
     let mut seen = Seen::default();
     let mut start = 0;
     for end in memchr::memchr_iter(b'\n', page).chain([page.len()]) {
-        seen.read_line(&page[start..end]);
+        seen.read_line(&page[start..end], engine);
         start = end + 1;
     }
-    seen.into_reading(page.len())
-}
-
-/// The series that decisions use.
-#[derive(Clone, Copy)]
-enum Family {
-    Running,
-    Waiting,
-    WaitingByReason,
-    KvUsage,
-    CacheConfig,
-    PromptTokens,
-    GenerationTokens,
-    Steps,
-    StepTokens,
-    PrefixQueries,
-    PrefixHits,
-    Preemptions,
-    Finished,
-    Adapters,
-    ProcessStart,
-}
-
-impl Family {
-    /// The family of a line, and the line without its name; `None` for the many lines that are not wanted.
-    fn of(line: &[u8]) -> Option<(Self, &[u8])> {
-        let line = line.trim_ascii_start();
-        if let Some(rest) = line.strip_prefix(b"process_start_time_seconds") {
-            let ends_here = matches!(rest.first(), None | Some(b' ' | b'\t' | b'{'));
-            return ends_here.then_some((Self::ProcessStart, rest));
-        }
-        let line = line.strip_prefix(b"vllm:")?;
-        let end = memchr::memchr3(b'{', b' ', b'\t', line).unwrap_or(line.len());
-        let (name, rest) = line.split_at(end);
-        let family = match name {
-            b"num_requests_running" => Self::Running,
-            b"num_requests_waiting" => Self::Waiting,
-            b"num_requests_waiting_by_reason" => Self::WaitingByReason,
-            // The second name is that of vLLM before 0.9.
-            b"kv_cache_usage_perc" | b"gpu_cache_usage_perc" => Self::KvUsage,
-            b"cache_config_info" => Self::CacheConfig,
-            b"prompt_tokens_total" => Self::PromptTokens,
-            b"generation_tokens_total" => Self::GenerationTokens,
-            b"iteration_tokens_total_count" => Self::Steps,
-            b"iteration_tokens_total_sum" => Self::StepTokens,
-            b"prefix_cache_queries_total" => Self::PrefixQueries,
-            b"prefix_cache_hits_total" => Self::PrefixHits,
-            b"num_preemptions_total" => Self::Preemptions,
-            b"request_success_total" => Self::Finished,
-            b"lora_requests_info" => Self::Adapters,
-            _ => return None,
-        };
-        Some((family, rest))
-    }
+    seen.into_reading(page.len(), engine)
 }
 
 /// What the lines so far have shown.
@@ -127,30 +83,37 @@ struct Seen<'a> {
     /// An adapter series had a value that no clock shows.
     adapters_summed: bool,
     process_start_s: Option<f64>,
-    /// Well-formed samples of vLLM's families.
+    /// Well-formed samples of the engine's series.
     known_samples: usize,
     malformed_lines: usize,
 }
 
 impl<'a> Seen<'a> {
-    fn read_line(&mut self, line: &'a [u8]) {
-        let Some((family, rest)) = Family::of(line) else {
+    fn read_line(&mut self, line: &'a [u8], engine: &Engine) {
+        let line = line.trim_ascii_start();
+        if let Some(rest) = line.strip_prefix(b"process_start_time_seconds") {
+            let ends_here = matches!(rest.first(), None | Some(b' ' | b'\t' | b'{'));
+            match Sample::parse(rest) {
+                _ if !ends_here => {}
+                Ok(sample) => {
+                    self.process_start_s = self.process_start_s.or(sample.quantity());
+                }
+                Err(_) => self.malformed_lines += 1,
+            }
+            return;
+        }
+        let Some((series, rest)) = engine.series_of(line) else {
             return;
         };
         let Ok(sample) = Sample::parse(rest) else {
             self.malformed_lines += 1;
             return;
         };
-        match family {
-            Family::ProcessStart => {
-                self.process_start_s = self.process_start_s.or(sample.quantity());
-                return;
-            }
-            Family::Adapters => self.offer_adapters(sample),
-            _ => {
-                if let Some(engine) = self.engine_of(&sample) {
-                    fill(engine, family, &sample);
-                }
+        for (_, one) in series {
+            if one.means == Quantity::Adapters {
+                self.offer_adapters(sample);
+            } else if let Some(reading) = self.engine_of(&sample, engine.rank_label()) {
+                fill(reading, one, &sample);
             }
         }
         self.known_samples += 1;
@@ -168,8 +131,8 @@ impl<'a> Seen<'a> {
     }
 
     /// The engine that a sample speaks of; `None` when there are too many already.
-    fn engine_of(&mut self, sample: &Sample<'_>) -> Option<&mut EngineReading> {
-        let label = sample.label("engine").unwrap_or_default();
+    fn engine_of(&mut self, sample: &Sample<'_>, rank_label: &str) -> Option<&mut EngineReading> {
+        let label = sample.label(rank_label).unwrap_or_default();
         let at = match self.engines.iter().position(|known| known.engine == label) {
             Some(at) => at,
             None if self.engines.len() == MAX_ENGINES => return None,
@@ -184,14 +147,20 @@ impl<'a> Seen<'a> {
         self.engines.get_mut(at)
     }
 
-    fn into_reading(mut self, page_bytes: usize) -> Result<Reading, ExpositionError> {
+    fn into_reading(
+        mut self,
+        page_bytes: usize,
+        engine: &Engine,
+    ) -> Result<Reading, ExpositionError> {
         if self.known_samples == 0 {
             return Err(ExpositionError {
+                engine: engine.name.clone(),
+                example: engine.example().to_owned(),
                 page_bytes,
                 malformed_lines: self.malformed_lines,
             });
         }
-        spread_unlabelled_cache_config(&mut self.engines);
+        spread_unlabelled(&mut self.engines);
         self.engines
             .sort_by(|a, b| engine_order(&a.engine).cmp(&engine_order(&b.engine)));
         let latest = self.latest_adapters.filter(|_| !self.adapters_summed);
@@ -203,46 +172,45 @@ impl<'a> Seen<'a> {
     }
 }
 
-/// Writes one sample into the field of its family.
-fn fill(engine: &mut EngineReading, family: Family, sample: &Sample<'_>) {
-    let count = sample.count();
-    let field = match family {
-        Family::Running => &mut engine.running,
-        Family::Waiting => &mut engine.waiting,
-        Family::PromptTokens => &mut engine.prompt_tokens,
-        Family::GenerationTokens => &mut engine.generation_tokens,
-        Family::Steps => &mut engine.steps,
-        Family::StepTokens => &mut engine.step_tokens,
-        Family::PrefixQueries => &mut engine.prefix_queries,
-        Family::PrefixHits => &mut engine.prefix_hits,
-        Family::Preemptions => &mut engine.preemptions,
-        Family::WaitingByReason => match sample.label("reason").as_deref() {
-            Some("capacity") => &mut engine.waiting_capacity,
-            Some("deferred") => &mut engine.waiting_deferred,
-            _ => return,
-        },
-        Family::Finished => {
-            engine.finished = match (engine.finished, count) {
-                (Some(others), Some(more)) => Some(others.saturating_add(more)),
-                (others, more) => others.or(more),
-            };
-            return;
-        }
-        Family::KvUsage => {
+/// Writes one sample into the field that its series is about, if it has the labels that the series asks for.
+fn fill(engine: &mut EngineReading, series: &Series, sample: &Sample<'_>) {
+    let has = |(name, value): (&Cow<'_, str>, &Cow<'_, str>)| {
+        sample.label(name).is_some_and(|found| found == *value)
+    };
+    if !series.labels.iter().all(has) {
+        return;
+    }
+    let count = match &series.label {
+        Some(label) => sample.label(label).and_then(|text| text.parse().ok()),
+        None => sample.count(),
+    };
+    let field = match series.means {
+        Quantity::Running => &mut engine.running,
+        Quantity::Waiting => &mut engine.waiting,
+        Quantity::WaitingCapacity => &mut engine.waiting_capacity,
+        Quantity::WaitingDeferred => &mut engine.waiting_deferred,
+        Quantity::BlockSize => &mut engine.block_size,
+        Quantity::KvBlocks => &mut engine.kv_blocks,
+        Quantity::PromptTokens => &mut engine.prompt_tokens,
+        Quantity::GenerationTokens => &mut engine.generation_tokens,
+        Quantity::Steps => &mut engine.steps,
+        Quantity::StepTokens => &mut engine.step_tokens,
+        Quantity::PrefixQueries => &mut engine.prefix_queries,
+        Quantity::PrefixHits => &mut engine.prefix_hits,
+        Quantity::Preemptions => &mut engine.preemptions,
+        Quantity::Finished => &mut engine.finished,
+        Quantity::KvUsage => {
             let share = sample.quantity().filter(|share| *share <= 1.0);
             engine.kv_usage = engine.kv_usage.or(share);
             return;
         }
-        Family::CacheConfig => {
-            let number = |label| sample.label(label)?.parse().ok();
-            engine.block_size = engine.block_size.or(number("block_size"));
-            engine.kv_blocks = engine.kv_blocks.or(number("num_gpu_blocks"));
-            return;
-        }
-        // These two speak of the server as a whole.
-        Family::Adapters | Family::ProcessStart => return,
+        // It speaks of the server as a whole.
+        Quantity::Adapters => return,
     };
-    *field = field.or(count);
+    *field = match (*field, count) {
+        (Some(others), Some(more)) if series.summed => Some(others.saturating_add(more)),
+        (others, more) => others.or(more),
+    };
 }
 
 /// The adapters that a `vllm:lora_requests_info` series names.
@@ -261,26 +229,46 @@ fn adapters(sample: &Sample<'_>) -> Option<AdapterReading> {
     })
 }
 
-/// Gives the cache configuration of series without an engine label to every labelled engine that lacks it, and
-/// forgets the nameless engine if it was nothing else.
-fn spread_unlabelled_cache_config(engines: &mut Vec<EngineReading>) {
+/// Gives what series without the label of a rank say to those that have one: the cache configuration to each that lacks
+/// it; if the nameless engine shows no requests, it is none, and its counters are the first one's.
+fn spread_unlabelled(engines: &mut Vec<EngineReading>) {
     if engines.len() < 2 {
         return;
     }
     let Some(at) = engines.iter().position(|one| one.engine.is_empty()) else {
         return;
     };
-    let cache = EngineReading {
-        block_size: engines[at].block_size,
-        kv_blocks: engines[at].kv_blocks,
-        ..EngineReading::default()
-    };
-    if engines[at] == cache {
+    let whole = engines[at].clone();
+    if whole.running.or(whole.waiting).is_none() && whole.kv_usage.is_none() {
         engines.swap_remove(at);
+        let first = engines
+            .iter_mut()
+            .min_by(|a, b| engine_order(&a.engine).cmp(&engine_order(&b.engine)));
+        if let Some(first) = first {
+            let EngineReading {
+                prompt_tokens,
+                generation_tokens,
+                steps,
+                step_tokens,
+                prefix_queries,
+                prefix_hits,
+                preemptions,
+                finished,
+                ..
+            } = whole;
+            first.prompt_tokens = first.prompt_tokens.or(prompt_tokens);
+            first.generation_tokens = first.generation_tokens.or(generation_tokens);
+            first.steps = first.steps.or(steps);
+            first.step_tokens = first.step_tokens.or(step_tokens);
+            first.prefix_queries = first.prefix_queries.or(prefix_queries);
+            first.prefix_hits = first.prefix_hits.or(prefix_hits);
+            first.preemptions = first.preemptions.or(preemptions);
+            first.finished = first.finished.or(finished);
+        }
     }
     for engine in engines {
-        engine.block_size = engine.block_size.or(cache.block_size);
-        engine.kv_blocks = engine.kv_blocks.or(cache.kv_blocks);
+        engine.block_size = engine.block_size.or(whole.block_size);
+        engine.kv_blocks = engine.kv_blocks.or(whole.kv_blocks);
     }
 }
 

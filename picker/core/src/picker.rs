@@ -144,7 +144,8 @@ impl Picker {
                 continue;
             };
             let (key, address) = (member.key, member.endpoint.address);
-            self.actions.push_back(Action::Read(key, address));
+            let engine = member.endpoint.engine.clone();
+            self.actions.push_back(Action::Read(key, address, engine));
             if begin.models {
                 self.actions.push_back(Action::ListModels(key, address));
             }

@@ -9,6 +9,7 @@ use picker_core::adapter::Model;
 use picker_core::endpoint::{
     AdapterReading, Endpoint, EndpointKey, EngineReading, Reading, Subset,
 };
+use picker_core::engine::Engine;
 use picker_core::event::{Arrival, Ending, Event, Following};
 use picker_core::member::ReadFailure;
 use picker_core::request::{Request, RequestKey};
@@ -28,6 +29,7 @@ fn endpoint(number: u8) -> Endpoint {
         identity: format!("uid-{number}").into(),
         name: format!("ns/pod-{number}").into(),
         address: ([10, 0, 0, number], 8000).into(),
+        engine: Engine::vllm(),
     }
 }
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use picker_core::endpoint::{AdapterReading, EngineReading, Reading};
+use picker_core::engine::Engine;
 use picker_core::exposition::{self, ExpositionError};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -29,7 +30,8 @@ fn recorded_pages_say_what_a_reader_of_the_file_would_write_down() {
     assert_eq!(pages.len(), RECORDED_PAGES);
     for path in pages {
         let page = fs::read(&path).expect("fixture is readable");
-        let reading = exposition::read(&page).expect("a recorded page is a vLLM page");
+        let reading =
+            exposition::read(&page, &Engine::vllm()).expect("a recorded page is a vLLM page");
         let json = serde_json::to_string_pretty(&reading).expect("a reading is plain data");
         let folder = path
             .parent()
@@ -45,7 +47,8 @@ fn recorded_pages_say_what_a_reader_of_the_file_would_write_down() {
 
 /// The reading of a page of these lines.
 fn read(lines: &[&str]) -> Reading {
-    exposition::read(lines.join("\n").as_bytes()).expect("the page has a known series")
+    exposition::read(lines.join("\n").as_bytes(), &Engine::vllm())
+        .expect("the page has a known series")
 }
 
 /// What the only engine of a page says.
@@ -109,8 +112,10 @@ fn malformed_lines_are_skipped_and_harm_no_other() {
     ];
     for line in lines {
         assert_eq!(
-            exposition::read(line.as_bytes()),
+            exposition::read(line.as_bytes(), &Engine::vllm()),
             Err(ExpositionError {
+                engine: "vllm".into(),
+                example: "vllm:num_requests_running".to_owned(),
                 page_bytes: line.len(),
                 malformed_lines: 1
             }),
@@ -122,7 +127,7 @@ fn malformed_lines_are_skipped_and_harm_no_other() {
     assert_eq!(engine(&page).running, Some(5));
 
     let not_utf8 = b"vllm:num_requests_running{engine=\"\xff\"} 1\nvllm:num_requests_waiting 2\n";
-    let reading = exposition::read(not_utf8).expect("the second line is known");
+    let reading = exposition::read(not_utf8, &Engine::vllm()).expect("the second line is known");
     assert_eq!((reading.running(), reading.waiting()), (None, Some(2)));
 }
 
@@ -136,7 +141,8 @@ fn a_page_without_known_series_is_an_error_that_says_what_to_check() {
         "vllm:num_requests_running_total 3\n",
         "sglang:num_running_reqs 3\n",
     ] {
-        let error = exposition::read(page.as_bytes()).expect_err("nothing of vLLM is on the page");
+        let error = exposition::read(page.as_bytes(), &Engine::vllm())
+            .expect_err("nothing of vLLM is on the page");
         assert_eq!(error.page_bytes, page.len());
         assert_eq!(error.malformed_lines, 0);
         assert!(error.to_string().contains("vllm:num_requests_running"));
@@ -300,7 +306,7 @@ proptest! {
     fn any_bytes_are_survived_and_do_not_hide_a_good_line(noise in nearly_a_page()) {
         let mut page = noise;
         page.extend_from_slice(b"\nvllm:num_requests_waiting{engine=\"last\"} 7\n");
-        let reading = exposition::read(&page).expect("the last line is good");
+        let reading = exposition::read(&page, &Engine::vllm()).expect("the last line is good");
         let last = reading.engines.iter().find(|one| one.engine == "last");
         prop_assert_eq!(last.and_then(|one| one.waiting), Some(7));
     }
@@ -310,7 +316,7 @@ proptest! {
         let written = name.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
         let page = format!("vllm:lora_requests_info{{max_lora=\"2\",running_lora_adapters=\"{written}\"}} 1");
         let page = page.as_bytes();
-        let found = exposition::read(page).expect("the line is good").adapters;
+        let found = exposition::read(page, &Engine::vllm()).expect("the line is good").adapters;
         prop_assert_eq!(found, running(&[&name]));
     }
 }

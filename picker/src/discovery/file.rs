@@ -24,6 +24,7 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
+use super::engines::Engines;
 use crate::driver::{PoolSpec, Pools};
 
 /// The largest endpoints file; as upstream.
@@ -77,9 +78,9 @@ struct Entry {
     namespace: Option<String>,
     address: String,
     port: Port,
-    /// Accepted as upstream does; no decision uses labels.
-    #[serde(default, rename = "labels")]
-    _labels: BTreeMap<String, String>,
+    /// As upstream has them; the one that names the engine counts.
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -108,6 +109,7 @@ pub struct Files {
     files: Vec<(PoolKey, PathBuf)>,
     /// The listener of all pools: a file that names it asks for no listener of its own.
     shared_port: u16,
+    engines: Engines,
     /// What each file said when it was last well-formed.
     specs: BTreeMap<PoolKey, PoolSpec>,
 }
@@ -119,12 +121,14 @@ impl Files {
     /// The first [`FileError`].
     pub fn read(files: Vec<(PoolKey, PathBuf)>, shared_port: u16) -> Result<Self, FileError> {
         let mut specs = BTreeMap::new();
+        let mut engines = Engines::known();
         for (pool, file) in &files {
-            specs.insert(pool.clone(), read(pool, file, shared_port)?);
+            specs.insert(pool.clone(), read(pool, file, shared_port, &mut engines)?);
         }
         Ok(Self {
             files,
             shared_port,
+            engines,
             specs,
         })
     }
@@ -190,7 +194,7 @@ impl Files {
     fn reread(&mut self) -> bool {
         let mut news = false;
         for (pool, file) in &self.files {
-            match read(pool, file, self.shared_port) {
+            match read(pool, file, self.shared_port, &mut self.engines) {
                 Ok(spec) if self.specs.get(pool) == Some(&spec) => {}
                 Ok(spec) => {
                     info!(%pool, file = %file.display(), endpoints = spec.endpoints.len(), "endpoints changed");
@@ -217,19 +221,29 @@ fn is_change(kind: EventKind) -> bool {
 }
 
 /// What one file says.
-fn read(pool: &PoolKey, file: &Path, shared_port: u16) -> Result<PoolSpec, FileError> {
+fn read(
+    pool: &PoolKey,
+    file: &Path,
+    shared_port: u16,
+    engines: &mut Engines,
+) -> Result<PoolSpec, FileError> {
     let unreadable = |error| FileError::Unreadable(file.to_owned(), error);
     let length = fs::metadata(file).map_err(unreadable)?.len();
     if length > FILE_MAX_BYTES {
         return Err(FileError::TooLarge(file.to_owned(), length));
     }
     let text = fs::read_to_string(file).map_err(unreadable)?;
-    let mut spec = parse(pool, file, &text)?;
+    let mut spec = parse(pool, file, &text, engines)?;
     spec.port = spec.port.filter(|&port| port != shared_port);
     Ok(spec)
 }
 
-fn parse(pool: &PoolKey, file: &Path, text: &str) -> Result<PoolSpec, FileError> {
+fn parse(
+    pool: &PoolKey,
+    file: &Path,
+    text: &str,
+    engines: &mut Engines,
+) -> Result<PoolSpec, FileError> {
     let document: Document = serde_saphyr::from_str(text)
         .map_err(|error| FileError::Malformed(file.to_owned(), error.to_string()))?;
     let mut seen = BTreeSet::new();
@@ -262,6 +276,7 @@ fn parse(pool: &PoolKey, file: &Path, text: &str) -> Result<PoolSpec, FileError>
             identity: address.to_string().into(),
             name: format!("{namespace}/{}", entry.name).into(),
             address,
+            engine: engines.of(&entry.labels),
         });
     }
     let picker = document.endpoint_picker_ref;
@@ -295,14 +310,15 @@ mod tests {
 
     fn check(text: &str) -> Result<PoolSpec, String> {
         let pool = PoolKey::new("ai", "chat");
-        parse(&pool, Path::new("e.yaml"), text).map_err(|error| error.to_string())
+        let engines = &mut Engines::known();
+        parse(&pool, Path::new("e.yaml"), text, engines).map_err(|error| error.to_string())
     }
 
     #[test]
     fn a_file_gives_endpoints_and_the_reference_to_the_picker() {
         let text = "
 endpoints:
-- {name: a, address: 10.0.0.1, port: \"8000\", labels: {zone: x}}
+- {name: a, address: 10.0.0.1, port: \"8000\", labels: {llm-d.ai/engine-type: sglang, zone: x}}
 - {name: b, namespace: other, address: 'fd00::1', port: 8001}
 endpointPickerRef: {name: chat-epp, port: {number: 9012}}
 ";
@@ -317,6 +333,8 @@ endpointPickerRef: {name: chat-epp, port: {number: 9012}}
             ("other/b", "[fd00::1]:8001".into()),
         ];
         assert_eq!(endpoints, expected);
+        let engines = spec.endpoints.iter().map(|one| &*one.engine.name);
+        assert_eq!(engines.collect::<Vec<_>>(), ["sglang", "vllm"]);
         assert_eq!(
             (spec.service.as_deref(), spec.port),
             (Some("chat-epp"), Some(9012))

@@ -33,6 +33,7 @@ pub struct DriverMetrics {
     probes: Family<OfPool, Counter>,
     in_flight: Family<OfPool, Gauge>,
     endpoints: Family<OfState, Gauge>,
+    unknown_engines: Family<OfEngine, Gauge>,
     own: Family<OfEndpoint, Gauge>,
     foreign: Family<OfEndpoint, Gauge<f64, std::sync::atomic::AtomicU64>>,
     panics: Family<OfPool, Counter>,
@@ -93,6 +94,11 @@ struct OfState {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfEngine {
+    engine: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfEndpoint {
     pool: String,
     endpoint: String,
@@ -125,6 +131,7 @@ impl DriverMetrics {
             probes: Family::default(),
             in_flight: Family::default(),
             endpoints: Family::default(),
+            unknown_engines: Family::default(),
             own: Family::default(),
             foreign: Family::default(),
             panics: Family::default(),
@@ -183,6 +190,11 @@ impl DriverMetrics {
             "pointsman_endpoint_own",
             "Own requests in flight",
             self.own.clone(),
+        );
+        registry.register(
+            "pointsman_endpoints_of_unknown_engine",
+            "Endpoints whose label names an engine that is not known; their metrics are read as vLLM's",
+            self.unknown_engines.clone(),
         );
         registry.register(
             "pointsman_endpoint_foreign",
@@ -398,6 +410,7 @@ impl DriverMetrics {
     pub fn observe(&self, pools: &[(Arc<str>, usize, Vec<EndpointState>)]) {
         self.in_flight.clear();
         self.endpoints.clear();
+        self.unknown_engines.clear();
         self.own.clear();
         self.foreign.clear();
         let mut left = ENDPOINTS_LABELLED_MAX;
@@ -418,6 +431,11 @@ impl DriverMetrics {
                 };
                 let count = gauge(count as u64);
                 self.endpoints.get_or_create(&of_state).inc_by(count);
+            }
+            for one in endpoints.iter().filter(|one| !one.engine_is_known) {
+                let engine = one.engine.to_string();
+                let of_engine = OfEngine { engine };
+                self.unknown_engines.get_or_create(&of_engine).inc();
             }
             let shown = if **pool == *OTHER { 0 } else { left };
             for one in endpoints.iter().take(shown) {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use picker_core::engine::Engine;
 use prometheus_client::registry::Registry;
 
 use super::*;
@@ -21,6 +22,7 @@ fn spec(address: &str) -> PoolSpec {
             identity: address.into(),
             name: address.into(),
             address: address.parse().expect("an address"),
+            engine: Engine::vllm(),
         }],
         ..PoolSpec::default()
     }

@@ -48,7 +48,7 @@ const FLAGS: &[Flag] = &[
     flag(
         "cache-info-metric",
         Value,
-        "metrics of engines have vLLM's names",
+        "names of metrics go by the engine that the label llm-d.ai/engine-type of a pod names",
         &["vllm:cache_config_info"],
     ),
     flag(
@@ -132,13 +132,13 @@ const FLAGS: &[Flag] = &[
     flag(
         "kv-cache-usage-percentage-metric",
         Value,
-        "metrics of engines have vLLM's names",
+        "names of metrics go by the engine that the label llm-d.ai/engine-type of a pod names",
         &["vllm:kv_cache_usage_perc"],
     ),
     flag(
         "lora-info-metric",
         Value,
-        "metrics of engines have vLLM's names",
+        "names of metrics go by the engine that the label llm-d.ai/engine-type of a pod names",
         &["vllm:lora_requests_info"],
     ),
     flag(
@@ -186,13 +186,13 @@ const FLAGS: &[Flag] = &[
     flag(
         "total-queued-requests-metric",
         Value,
-        "metrics of engines have vLLM's names",
+        "names of metrics go by the engine that the label llm-d.ai/engine-type of a pod names",
         &["vllm:num_requests_waiting"],
     ),
     flag(
         "total-running-requests-metric",
         Value,
-        "metrics of engines have vLLM's names",
+        "names of metrics go by the engine that the label llm-d.ai/engine-type of a pod names",
         &["vllm:num_requests_running"],
     ),
     flag(

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use picker_core::endpoint::{Endpoint, EndpointKey, Reading};
+use picker_core::engine::Engine;
 use picker_core::event::{Arrival, Ending, Event, Following};
 use picker_core::member::ReadFailure;
 use picker_core::request::{Body, Request, RequestKey};
@@ -286,7 +287,9 @@ impl Driver {
             match action {
                 Action::Picked(pick) => self.placed = Some(server_of(pick.address)),
                 Action::Refused(..) | Action::Settled(..) => {}
-                Action::Read(key, address) => self.wishes.push(Wish::Read(key, server_of(address))),
+                Action::Read(key, address, _) => {
+                    self.wishes.push(Wish::Read(key, server_of(address)))
+                }
                 Action::ListModels(key, address) => {
                     self.wishes.push(Wish::List(key, server_of(address)));
                 }
@@ -325,6 +328,7 @@ fn endpoint(index: usize) -> Endpoint {
         identity: name.clone(),
         name,
         address: SocketAddr::from(([10, high, middle, low], 8000)),
+        engine: Engine::vllm(),
     }
 }
 

@@ -98,7 +98,9 @@ fn a_page_differs_from_the_recorded_one_in_a_machines_values_and_in_nothing_else
 fn the_picker_reads_the_same_from_a_recorded_page_and_a_simulated_one() {
     for (recorded, generated, answered) in PAGES {
         let read = |page: &str| {
-            let mut reading = exposition::read(page.as_bytes()).expect("a page of vLLM's");
+            let mut reading =
+                exposition::read(page.as_bytes(), &picker_core::engine::Engine::vllm())
+                    .expect("a page of vLLM's");
             // When the process started is the only thing that is not of the situation.
             assert!(reading.process_start_s.take().is_some());
             reading

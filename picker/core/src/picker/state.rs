@@ -22,6 +22,10 @@ pub struct EndpointState {
     pub name: Arc<str>,
     /// Its address.
     pub address: SocketAddr,
+    /// The kind of engine that it is said to be.
+    pub engine: Arc<str>,
+    /// Whether the series of that engine are known; if not, its page is read as vLLM's.
+    pub engine_is_known: bool,
     /// Ours in flight.
     pub own: Load,
     /// Requests of others, smoothed.
@@ -50,6 +54,8 @@ impl EndpointState {
             endpoint: member.key,
             name: member.endpoint.name.clone(),
             address: member.endpoint.address,
+            engine: member.endpoint.engine.name.clone(),
+            engine_is_known: member.endpoint.engine.is_known,
             own: ledger.load(member.key),
             foreign: member.foreign(),
             slots: member.slots(),

@@ -4,6 +4,7 @@ use picker_core::Event;
 use picker_core::action::Refusal;
 use picker_core::adapter::Need;
 use picker_core::endpoint::{Endpoint, Subset};
+use picker_core::engine::Engine;
 use picker_core::event::Following;
 use picker_core::receipt::End;
 use picker_core::request::{Body, Request};
@@ -373,6 +374,7 @@ fn fallbacks_are_the_next_cheapest_and_those_on_hosts_of_their_own_come_first() 
         identity: address.into(),
         name: address.into(),
         address: address.parse().expect("an address"),
+        engine: Engine::vllm(),
     };
     let ranks = [
         "10.0.0.1:8000",

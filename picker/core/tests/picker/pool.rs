@@ -9,6 +9,7 @@ use picker_core::adapter::Model;
 use picker_core::endpoint::{
     AdapterReading, Endpoint, EndpointKey, EngineReading, Reading, Subset,
 };
+use picker_core::engine::Engine;
 use picker_core::event::{Arrival, Ending, Event, Following};
 use picker_core::member::ReadFailure;
 use picker_core::picker::EndpointState;
@@ -197,7 +198,7 @@ impl Pool {
         let mut rest = Vec::new();
         while let Some(action) = self.picker.poll_action() {
             match action {
-                Action::Read(key, address) => {
+                Action::Read(key, address, _) => {
                     assert!(address.port() == 8000, "{address}");
                     self.readings.push((self.now_ms(), key.0));
                     self.answer_reading(key);
@@ -244,6 +245,7 @@ pub(crate) fn endpoint(number: u32) -> Endpoint {
         identity: format!("uid-{number}").into(),
         name: format!("ns/pod-{number}").into(),
         address: address(number),
+        engine: Engine::vllm(),
     }
 }
 

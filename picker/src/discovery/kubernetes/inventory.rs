@@ -11,6 +11,7 @@ use picker_core::route::PoolKey;
 use picker_core::view::objective::Objective;
 use picker_core::view::rewrite::Rewrite;
 
+use super::super::engines::Engines;
 use super::object::{Labels, ObjectKey, Pod, Pool, Service};
 use crate::driver::PoolSpec;
 
@@ -47,6 +48,7 @@ pub(super) struct Wanted {
 #[derive(Debug, Default)]
 pub(super) struct Inventory {
     wanted: Wanted,
+    engines: Engines,
     namespaces: HashMap<Arc<str>, Namespace>,
     /// The pools that changes were about since they were last asked for.
     touched: BTreeSet<PoolKey>,
@@ -185,7 +187,7 @@ impl Inventory {
             .is_some_and(|(name, _)| services.is_empty() || services.contains(&**name))
     }
 
-    fn spec(&self, key: &PoolKey) -> Option<PoolSpec> {
+    fn spec(&mut self, key: &PoolKey) -> Option<PoolSpec> {
         let namespace = self.namespaces.get(&key.namespace)?;
         let pool = namespace.pools.get(&key.name)?.chosen()?;
         if !self.serves(key, pool) {
@@ -205,7 +207,7 @@ impl Inventory {
         Some(PoolSpec {
             service: pool.service.as_ref().map(|(name, _)| name.clone()),
             port: pool.service.as_ref().and_then(own_port),
-            endpoints: namespace.endpoints(&key.namespace, pool),
+            endpoints: namespace.endpoints(&key.namespace, pool, &mut self.engines),
             objectives: objectives.cloned().collect(),
             rewrites: rewrites.cloned().collect(),
         })
@@ -364,7 +366,7 @@ impl Namespace {
     }
 
     /// The endpoints of a pool: each target port of each pod is one.
-    fn endpoints(&self, namespace: &str, pool: &Pool) -> Vec<Endpoint> {
+    fn endpoints(&self, namespace: &str, pool: &Pool, engines: &mut Engines) -> Vec<Endpoint> {
         // The label that the fewest pods have; a selector without labels selects none.
         let labels = pool.selector.iter().map(|(label, value)| {
             let names = self.pods_by_label.get(&(label.clone(), value.clone()));
@@ -378,6 +380,7 @@ impl Namespace {
             let Some(pod) = self.pods.get(name).filter(|pod| pod.has(&pool.selector)) else {
                 continue;
             };
+            let engine = engines.of(&pod.labels);
             for (rank, &port) in pool.ports.iter().enumerate() {
                 let active = pod.active_ports.as_ref();
                 if active.is_some_and(|active| !active.contains(&port)) {
@@ -393,6 +396,7 @@ impl Namespace {
                     identity: format!("{}/{rank}", pod.uid).into(),
                     name: format!("{namespace}/{name}{rank_name}").into(),
                     address: SocketAddr::new(pod.ip, port),
+                    engine: engine.clone(),
                 });
             }
         }

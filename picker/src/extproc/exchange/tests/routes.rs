@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use envoy_types::pb::envoy::service::ext_proc::v3::processing_request::Request as Part;
 use picker_core::endpoint::Endpoint;
+use picker_core::engine::Engine;
 use picker_core::route::head::Sight;
 use picker_core::route::object::{Gateway, HttpRoute, Route};
 use picker_core::route::table::RouteTable;
@@ -27,6 +28,7 @@ fn scene(rules: &Value) -> Scene {
             identity: CODE.into(),
             name: CODE.into(),
             address: CODE.parse().expect("an address"),
+            engine: Engine::vllm(),
         }],
         ..PoolSpec::default()
     };

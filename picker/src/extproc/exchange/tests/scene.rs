@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use picker_core::Settings;
 use picker_core::endpoint::Endpoint;
+use picker_core::engine::Engine;
 use picker_core::route::PoolKey;
 use prometheus_client::registry::Registry;
 
@@ -45,6 +46,7 @@ impl Scene {
             identity: (*address).into(),
             name: (*address).into(),
             address: address.parse().expect("an address"),
+            engine: Engine::vllm(),
         };
         let spec = PoolSpec {
             endpoints: addresses.iter().map(endpoint).collect(),
