@@ -4,12 +4,15 @@
 //! event and never across an await; what the picker asks for goes out as an [`Errand`].
 
 mod agenda;
+mod ask;
+mod cards;
 mod clock;
 mod flight;
 mod metrics;
 mod receipts;
 mod refused;
 mod sources;
+mod spec;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -21,31 +24,36 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use picker_core::action::{Action, Refusal};
-use picker_core::endpoint::{Endpoint, EndpointKey, Subset};
+use picker_core::adapter::Model;
+use picker_core::catalogue::{self, Card};
+use picker_core::endpoint::EndpointKey;
 use picker_core::engine::Engine;
-use picker_core::event::{Arrival, Following};
+use picker_core::event::Arrival;
 use picker_core::member::ReadFailure;
 use picker_core::picker::EndpointState;
 use picker_core::receipt::Receipt;
-use picker_core::request::{Request, RequestKey};
+use picker_core::request::RequestKey;
 use picker_core::route::head::Sight;
 use picker_core::route::table::RouteTable;
 use picker_core::route::{PoolKey, PoolRoute, Routes, Told};
+use picker_core::seed::Random;
 use picker_core::time::Instant;
-use picker_core::view::PoolView;
-use picker_core::view::objective::Objective;
-use picker_core::view::rewrite::Rewrite;
+use picker_core::view::rewrite::Target;
+use picker_core::view::{Asked, PoolView};
 use picker_core::{Event, Picker, Settings};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, warn};
 
 use self::agenda::{Agenda, Booked};
+pub use self::ask::Ask;
+use self::cards::Cards;
 pub use self::clock::Clock;
 pub use self::flight::Flight;
 pub use self::metrics::DriverMetrics;
 pub use self::receipts::{Receipts, Stored};
 pub use self::refused::Refused;
 pub use self::sources::{Need, SourceState, Sources};
+pub use self::spec::PoolSpec;
 
 /// Errands that wait for the scraper; an endpoint has at most two.
 const ERRANDS_MAX: usize = 16_384;
@@ -74,6 +82,7 @@ struct Shared {
     reads: AtomicBool,
     agenda: Agenda,
     requests: AtomicU64,
+    draws: AtomicU64,
 }
 
 /// One pool, as the rest of the process sees it. Cheap to clone.
@@ -92,6 +101,7 @@ struct Inner {
     /// A std mutex: it is held for one event, and never across an await.
     picker: Mutex<Picker>,
     view: ArcSwap<PoolView>,
+    cards: Cards,
     booked: Booked,
     shared: Arc<Shared>,
 }
@@ -118,40 +128,6 @@ pub enum ErrandKind {
     ListModels,
 }
 
-/// A request that asks where to go.
-#[derive(Clone, Debug)]
-pub struct Ask {
-    /// Its `x-request-id`.
-    pub request_id: Arc<str>,
-    /// What is known of it.
-    pub request: Request,
-    /// The endpoints to which the gateway limits the choice.
-    pub subset: Option<Subset>,
-    /// How it will be followed to its end.
-    pub following: Following,
-    /// How many further endpoints are wanted.
-    pub fallbacks: usize,
-    /// What told the pool.
-    pub told: Told,
-    /// The pools that it could be for as well, as far as its call and the routes tell.
-    pub or: Arc<[PoolKey]>,
-}
-
-/// How one pool is configured from outside.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PoolSpec {
-    /// The Service that the pool's `endpointPickerRef` names.
-    pub service: Option<Arc<str>>,
-    /// A listener that is this pool's alone.
-    pub port: Option<u16>,
-    /// Its endpoints.
-    pub endpoints: Vec<Endpoint>,
-    /// Its InferenceObjectives: how much its requests matter.
-    pub objectives: Vec<Objective>,
-    /// Its InferenceModelRewrites: which models its requests get.
-    pub rewrites: Vec<Rewrite>,
-}
-
 /// What becomes of pools: each is as said from here on, or is gone.
 pub type Changes = Vec<(PoolKey, Option<PoolSpec>)>;
 
@@ -175,6 +151,7 @@ impl Pools {
             reads: AtomicBool::new(true),
             agenda: Agenda::default(),
             requests: AtomicU64::new(0),
+            draws: AtomicU64::new(0),
         };
         let pools = Self {
             handles: DashMap::new(),
@@ -214,13 +191,15 @@ impl Pools {
                 }
                 continue;
             };
-            parts.insert(pool.clone(), route_of(&pool, &spec));
+            parts.insert(pool.clone(), spec.route(&pool));
             let handle = self.handles.entry(pool.clone());
             let handle = handle
                 .or_insert_with(|| Handle::new(pool, &self.shared))
                 .clone();
             let view = PoolView::new(handle.pool(), &spec.objectives, &spec.rewrites);
             handle.inner.view.store(Arc::new(view));
+            let addresses = spec.endpoints.iter().map(|one| one.address).collect();
+            handle.inner.cards.retain(&addresses);
             handle.tell(Event::Endpoints(spec.endpoints));
         }
         let routes = self.routes.load();
@@ -315,17 +294,6 @@ impl Pools {
     }
 }
 
-/// How calls for a pool are known.
-fn route_of(pool: &PoolKey, spec: &PoolSpec) -> PoolRoute {
-    let addresses = spec.endpoints.iter().map(|endpoint| endpoint.address);
-    PoolRoute {
-        pool: pool.clone(),
-        service: spec.service.clone(),
-        port: spec.port,
-        addresses: Arc::new(addresses.collect()),
-    }
-}
-
 // === impl Handle ===
 
 impl Handle {
@@ -336,6 +304,7 @@ impl Handle {
             pool,
             picker: Mutex::new(Picker::new(shared.settings)),
             view: ArcSwap::default(),
+            cards: Cards::default(),
             booked: Booked::default(),
             shared: shared.clone(),
         };
@@ -365,6 +334,8 @@ impl Handle {
             key,
             request_id: ask.request_id,
             request: ask.request,
+            standing: Some(ask.standing),
+            rewrite: ask.rewrite,
             subset: ask.subset,
             following: ask.following,
             fallbacks: ask.fallbacks,
@@ -440,6 +411,33 @@ impl Handle {
     #[must_use]
     pub fn view(&self) -> Arc<PoolView> {
         self.inner.view.load_full()
+    }
+
+    /// The model that a request gets, if one is chosen for it.
+    #[must_use]
+    pub fn target(&self, asked: &Asked<'_>) -> Option<Target> {
+        let shared = &self.inner.shared;
+        let number = shared.draws.fetch_add(1, Ordering::Relaxed);
+        let draw = Random::new(shared.settings.seed.wrapping_add(number)).next_u64();
+        self.view().target(asked, draw)
+    }
+
+    /// An endpoint has listed its models.
+    pub fn tell_models(&self, endpoint: EndpointKey, address: SocketAddr, cards: Vec<Card>) {
+        let model = |card: &Card| Model {
+            name: card.id.clone(),
+            adapter: card.parent.is_some(),
+        };
+        let models = cards.iter().map(model).collect();
+        self.inner.cards.set(address, cards);
+        self.tell(Event::Models(endpoint, models));
+    }
+
+    /// What the pool's servers list together, as the body of `GET /v1/models`; `None` as long as none has listed anything.
+    #[must_use]
+    pub fn catalogue(&self) -> Option<String> {
+        let cards = self.inner.cards.merged(&self.view());
+        (!cards.is_empty()).then(|| catalogue::body(cards))
     }
 
     /// Does what is due.

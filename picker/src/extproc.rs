@@ -58,6 +58,8 @@ pub struct EdgeSettings {
     pub trust: Trust,
     /// How many further endpoints a pick names, for a proxy that can try them.
     pub fallbacks: usize,
+    /// Whether the list of models is answered here, from what the pool's servers list together.
+    pub catalogue: bool,
     /// Whether a proxy that sends no body by itself lets itself be asked for it, though its call does not say so.
     pub ask_for_body: bool,
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use picker_core::Event;
-use picker_core::adapter::Model;
+use picker_core::catalogue;
 use picker_core::exposition;
 use picker_core::member::ReadFailure;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -13,7 +13,6 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use reqwest::{Client, Response};
-use serde::Deserialize;
 use tokio::sync::mpsc;
 use tracing::debug;
 
@@ -47,19 +46,6 @@ pub struct ScrapeMetrics {
 struct OfErrand {
     kind: &'static str,
     result: &'static str,
-}
-
-/// The answer of `/v1/models`.
-#[derive(Deserialize)]
-struct Listing {
-    data: Vec<Listed>,
-}
-
-#[derive(Deserialize)]
-struct Listed {
-    id: String,
-    /// The model that an adapter adapts.
-    parent: Option<String>,
 }
 
 impl ScrapeMetrics {
@@ -135,15 +121,17 @@ impl Scraper {
             }
             ErrandKind::ListModels => {
                 let page = self.get(&format!("http://{address}/v1/models")).await;
-                let models = page.and_then(|page| models(&page));
-                let result = label(models.as_ref().err());
-                pool.tell(match models {
-                    Ok(models) => Event::Models(endpoint, models),
+                let cards = page.and_then(|page| {
+                    catalogue::read(&page).map_err(|error| Failure::unreadable(&error))
+                });
+                let result = label(cards.as_ref().err());
+                match cards {
+                    Ok(cards) => pool.tell_models(endpoint, address, cards),
                     Err(failure) => {
                         debug!(%address, ?failure, "no list of models");
-                        Event::ModelsFailed(endpoint)
+                        pool.tell(Event::ModelsFailed(endpoint));
                     }
-                });
+                }
                 ("models", result)
             }
         };
@@ -183,17 +171,6 @@ async fn body(mut response: Response) -> Result<Vec<u8>, Failure> {
     Ok(body)
 }
 
-/// The models that `/v1/models` lists; one with a parent is an adapter.
-fn models(page: &[u8]) -> Result<Vec<Model>, Failure> {
-    let listing: Listing =
-        serde_json::from_slice(page).map_err(|error| Failure::unreadable(&error.to_string()))?;
-    let model = |listed: Listed| Model {
-        name: listed.id.into(),
-        adapter: listed.parent.is_some(),
-    };
-    Ok(listing.data.into_iter().map(model).collect())
-}
-
 /// Why an errand failed.
 #[derive(Debug)]
 struct Failure {
@@ -230,23 +207,5 @@ fn label(failure: Option<&Failure>) -> &'static str {
         Some(ReadFailure::Refused) => "refused",
         Some(ReadFailure::TimedOut) => "timed_out",
         Some(ReadFailure::Unreadable) => "unreadable",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_model_with_a_parent_is_an_adapter() {
-        let page =
-            br#"{"object":"list","data":[{"id":"tiny","parent":null},{"id":"a","parent":"tiny"}]}"#;
-        let listed = models(page).expect("a listing");
-        let listed: Vec<(&str, bool)> = listed
-            .iter()
-            .map(|model| (&*model.name, model.adapter))
-            .collect();
-        assert_eq!(listed, [("tiny", false), ("a", true)]);
-        assert!(models(b"[]").is_err());
     }
 }

@@ -385,6 +385,7 @@ fn edge_settings(serve: &Serve) -> EdgeSettings {
             test_selection: serve.conformance,
         },
         fallbacks: serve.fallbacks,
+        catalogue: serve.model_catalogue,
         ask_for_body: serve.ask_for_body,
     }
 }

@@ -121,6 +121,11 @@ pub struct Serve {
     #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
           default_value_t = false, default_missing_value = "true")]
     pub ask_for_body: bool,
+    /// Whether `GET /v1/models` is answered with what all servers of the pool list together, and the names that rewrites add; if not,
+    /// or as long as no server has listed any, it goes to one of them.
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_value_t = true, default_missing_value = "true")]
+    pub model_catalogue: bool,
     /// Whether control headers of requests, such as the subset hint, count where the proxy's metadata says nothing; only behind a
     /// proxy that removes those of clients.
     #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,

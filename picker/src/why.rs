@@ -56,7 +56,8 @@ fn in_words(receipt: &Value) -> String {
     }
     let candidates = list(&receipt["candidates"]);
     for (place, one) in candidates.iter().enumerate() {
-        push(&mut text, &candidate(one, place == 0));
+        let chosen = place == 0 && receipt["overloaded"] != true;
+        push(&mut text, &candidate(one, chosen));
     }
     let hidden = number(&receipt["candidate_count"]) - candidates.len() as f64;
     if hidden > 0.0 {
@@ -114,6 +115,11 @@ fn request(receipt: &Value) -> String {
     if request["streamed"] == true {
         text.push_str(", streamed");
     }
+    text.push_str(&rewrite(&receipt["rewrite"]));
+    let priority = number(&receipt["standing"]["priority"]);
+    if priority != 0.0 {
+        let _infallible = write!(text, ", of priority {priority:.0}");
+    }
     if receipt["unserved"] == true {
         text.push_str("; no endpoint is known to serve that model");
     }
@@ -131,6 +137,25 @@ fn ambiguity(receipt: &Value) -> Option<String> {
             others.join(", ")
         )
     })
+}
+
+/// Which model it got in the place of the one that it asked for.
+fn rewrite(rewrite: &Value) -> String {
+    let (asked, model) = (word(&rewrite["asked"]), word(&rewrite["model"]));
+    let by = match rewrite["arm"]["rewrite"]["name"].as_str() {
+        Some(name) => format!("InferenceModelRewrite {name}"),
+        None => "its own header".to_owned(),
+    };
+    match rewrite["naming"].as_str() {
+        Some("put_back") => format!("; it asked for `{asked}`, by {by}, and sees that name"),
+        Some("stays") => format!(
+            "; it asked for `{asked}`, by {by}, and sees the server's name, as the response passes elsewhere"
+        ),
+        Some("not_put") => format!(
+            "; {by} wants `{model}`, which its body, as far as it was shown, gives no place for"
+        ),
+        _ => String::new(),
+    }
 }
 
 /// One candidate, with every term of its cost that is not zero.
@@ -169,6 +194,9 @@ fn choice(receipt: &Value) -> String {
     let margin = receipt["margin_ms"].as_f64();
     match (number(&receipt["candidate_count"]), margin) {
         (0.0, _) => "Nobody could be chosen.".to_owned(),
+        _ if receipt["overloaded"] == true => {
+            "Refused: its priority is below 0, and every endpoint that could take it is saturated.".to_owned()
+        }
         _ if receipt["probe"] == true => {
             "Chosen to see whether it works again: it is suspect, and nothing but a request can tell.".to_owned()
         }
@@ -229,6 +257,7 @@ fn outcome(receipt: &Value) -> String {
         Some("failed") => "Failed",
         Some("abandoned") => "Abandoned by the client or the proxy",
         Some("presumed") => "Not followed; presumed over",
+        _ if receipt["overloaded"] == true => return "Answered with 429.".to_owned(),
         _ if number(&receipt["candidate_count"]) == 0.0 => return "Answered with 503.".to_owned(),
         _ => return format!("{first}Still in flight."),
     };

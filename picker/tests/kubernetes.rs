@@ -5,6 +5,7 @@ mod kubernetes {
     pub(crate) mod object;
     pub(crate) mod scene;
 
+    mod intent;
     mod life;
     mod outage;
     mod publish;

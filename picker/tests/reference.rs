@@ -23,6 +23,8 @@ use picker_core::engine::Engine;
 use picker_core::event::Following;
 use picker_core::request::Request;
 use picker_core::route::{PoolKey, Told};
+use picker_core::view::Asked;
+use picker_core::view::rewrite::{Naming, Rewriting};
 use prometheus_client::encoding::text::encode;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -262,9 +264,17 @@ fn dead_endpoint() -> Endpoint {
 fn pick_and_refuse(pools: &Pools, full: &PoolKey, empty: &PoolKey) {
     let pick = |pool: &PoolKey, id: &str| {
         let handle = pools.get(pool).expect("the pool is there");
+        let rewrite = Rewriting {
+            asked: Some("llama".into()),
+            model: "llama-v2".into(),
+            arm: None,
+            naming: Naming::PutBack,
+        };
         handle.pick(Ask {
             request_id: Arc::from(id),
             request: Request::of_headers("/v1/completions"),
+            standing: handle.view().standing(&Asked::default()),
+            rewrite: Some(rewrite),
             subset: None,
             following: Following::Full,
             fallbacks: 0,

@@ -74,6 +74,8 @@ fn place(picker: &mut Picker, now: Instant, key: u64) -> Option<Action> {
             prompt_bytes: 2_048,
             ..Request::of_headers("/v1/chat/completions")
         },
+        standing: None,
+        rewrite: None,
         subset: None,
         following: Following::Full,
         fallbacks: 0,

@@ -49,4 +49,9 @@ pub enum Refusal {
     NoEndpoints,
     /// The gateway's subset hint leaves out every endpoint of the pool.
     EmptySubset,
+    /// The request may be refused, and every endpoint that it could go to is saturated.
+    Overloaded {
+        /// In how many seconds one is expected to be saturated no longer, where that is known.
+        retry_after_s: Option<u32>,
+    },
 }

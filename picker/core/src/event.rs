@@ -9,6 +9,8 @@ pub use crate::ledger::Following;
 use crate::member::ReadFailure;
 use crate::receipt::End;
 use crate::request::{Request, RequestKey};
+use crate::view::objective::Standing;
+use crate::view::rewrite::Rewriting;
 
 /// Something that happened.
 #[derive(Clone, Debug)]
@@ -43,8 +45,12 @@ pub struct Arrival {
     pub key: RequestKey,
     /// Its `x-request-id`.
     pub request_id: Arc<str>,
-    /// What is known of it.
+    /// What is known of it; of a request whose model was chosen for it, with that model.
     pub request: Request,
+    /// How much it matters, where its pool says so; a request of which nothing is known has priority 0.
+    pub standing: Option<Standing>,
+    /// What became of its model, if one was chosen for it.
+    pub rewrite: Option<Rewriting>,
     /// The endpoints to which the gateway limits the choice.
     pub subset: Option<Subset>,
     /// How the request will be followed to its end.

@@ -35,6 +35,7 @@ pub mod ledger;
 pub mod member;
 pub mod cost;
 pub mod schedule;
+pub mod flow;
 pub mod receipt;
 pub mod event;
 pub mod action;

@@ -1,9 +1,11 @@
 //! One endpoint as the picker knows it: its last reading, speed, load of others, adapters, health, and when to read next.
 
+pub mod drain;
 pub mod health;
 
 use std::time::Duration;
 
+use self::drain::Drain;
 use self::health::{Health, Suspect};
 use crate::adapter::Adapters;
 use crate::adapter::names::Names;
@@ -61,6 +63,7 @@ pub struct Member {
     sent_tokens: u64,
     /// The most requests seen running while others waited for capacity.
     slots: Option<u64>,
+    drain: Drain,
     beat: Beat,
 }
 
@@ -112,6 +115,7 @@ impl Member {
             own_peak: 0,
             sent_tokens: 0,
             slots: None,
+            drain: Drain::default(),
             beat: Beat {
                 next_reading: due,
                 next_models: due,
@@ -204,6 +208,12 @@ impl Member {
         self.slots
     }
 
+    /// How fast requests leave it.
+    #[must_use]
+    pub fn drain(&self) -> &Drain {
+        &self.drain
+    }
+
     /// Notes that a request of `prompt_tokens` was sent there, the `own`th in flight; `loads` if an adapter has to be loaded for it.
     pub fn on_pick(&mut self, own: u64, prompt_tokens: u64, loads: bool) {
         self.on_own(own);
@@ -248,6 +258,11 @@ impl Member {
             .on_reading(now, &reading, idle, |interval| fit.observe(now, &interval));
         let before = self.reading.as_ref().map(|(_, before)| before);
         let answers = before.map_or((0.0, 0.0), |before| reading.answers_since(before));
+        if let Some((at, earlier)) = &self.reading
+            && (answers.0 > 0.0 || earlier.running().unwrap_or(0) > 0)
+        {
+            self.drain.observe(now.ms_since(*at) / 1e3, answers.0);
+        }
         let worked = before.is_some_and(|before| reading.worked_since(before));
         let waits = reading.waiting().unwrap_or(0) > 0;
         let begun = self.beat.under_way.take().unwrap_or(now);

@@ -16,6 +16,7 @@ use crate::adapter::names::{IdSet, ModelId, Names};
 use crate::cost::Work;
 use crate::endpoint::{Endpoint, EndpointKey, Reading};
 use crate::event::{Arrival, Ending, Event, Following};
+use crate::flow::{self, Admission};
 use crate::ledger::{Entry, Ledger, Prefill};
 use crate::length::{Asked, Lengths};
 use crate::member::health::Suspect;
@@ -216,13 +217,24 @@ impl Picker {
         };
         let mut choice = std::mem::take(&mut self.choice);
         choice.make(now, &self.members, &self.ledger, &ask, &mut self.ties);
-        let receipt = self.receipt(now, &arrival, &ask.work, &choice);
-        let action = match choice.priced.first() {
-            Some(taken) => Action::Picked(self.book(now, &arrival, &ask, taken, receipt, &choice)),
-            None if self.members.is_empty() => {
+        let mut receipt = self.receipt(now, &arrival, &ask.work, &choice);
+        let priority = arrival.standing.as_ref().map_or(0, |it| it.priority);
+        let candidates = choice.priced.iter().map(|one| &self.members[one.index]);
+        let admission = flow::admission(now, priority, candidates);
+        let action = match (choice.priced.first(), admission) {
+            (Some(_), Admission::Refused { retry_after_s }) => {
+                receipt.overloaded = true;
+                receipt.following = None;
+                let refusal = Refusal::Overloaded { retry_after_s };
+                Action::Refused(arrival.key, refusal, receipt)
+            }
+            (Some(taken), Admission::Admitted) => {
+                Action::Picked(self.book(now, &arrival, &ask, taken, receipt, &choice))
+            }
+            (None, _) if self.members.is_empty() => {
                 Action::Refused(arrival.key, Refusal::NoEndpoints, receipt)
             }
-            None => Action::Refused(arrival.key, Refusal::EmptySubset, receipt),
+            (None, _) => Action::Refused(arrival.key, Refusal::EmptySubset, receipt),
         };
         self.choice = choice;
         self.actions.push_back(action);

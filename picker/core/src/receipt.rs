@@ -13,6 +13,8 @@ use crate::ledger::Following;
 use crate::rates::Rates;
 use crate::request::{Request, RequestKey};
 use crate::schedule::Exclusion;
+use crate::view::objective::Standing;
+use crate::view::rewrite::Rewriting;
 
 /// The most candidates that a receipt lists; the rest are counted.
 pub const CANDIDATES_MAX: usize = 8;
@@ -30,6 +32,10 @@ pub struct Receipt {
     pub at_ns: u64,
     /// What was known of the request.
     pub request: Request,
+    /// How much it matters, and in whose name it came, where its pool says so.
+    pub standing: Option<Standing>,
+    /// What became of its model, if one was chosen for it.
+    pub rewrite: Option<Rewriting>,
     /// Prompt tokens expected.
     pub prompt_tokens: u64,
     /// Tokens expected to be generated.
@@ -58,6 +64,8 @@ pub struct Receipt {
     pub expected_ttft_ms: Option<f64>,
     /// The time to the end that was expected, in milliseconds.
     pub expected_duration_ms: Option<f64>,
+    /// Whether it was refused for the sake of others, though there are candidates.
+    pub overloaded: bool,
     /// How the request is followed to its end; `None` if nothing was picked.
     pub following: Option<Following>,
     /// What became of it; `None` while it is in flight.

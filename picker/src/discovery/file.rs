@@ -3,10 +3,22 @@
 //! ```yaml
 //! endpoints:
 //!   - {name: vllm-0, address: 10.0.0.1, port: "8000"}
-//! endpointPickerRef: {name: chat-epp, port: {number: 9012}}   # optional
+//! endpointPickerRef: {name: chat-epp, port: {number: 9012}}   # optional, like what follows
+//! objectives:
+//!   - {name: batch, priority: -1, models: [llama-batch]}
+//! rewrites:
+//!   - name: canary
+//!     matchHeaders: {x-team: search}
+//!     stickyHeader: x-user
+//!     rules:
+//!       - matches: [{model: {value: llama}}]
+//!         targets: [{modelRewrite: llama-v1, weight: 9}, {modelRewrite: llama-v2, weight: 1}]
 //! ```
 //!
-//! The form of `endpoints` is upstream's; `endpointPickerRef` is that of an InferencePool.
+//! The form of `endpoints` is upstream's; `endpointPickerRef` is that of an InferencePool, and `rules` that of an
+//! InferenceModelRewrite.
+
+mod object;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -24,6 +36,7 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
+use self::object::{ObjectiveEntry, RewriteEntry};
 use super::engines::Engines;
 use crate::driver::{PoolSpec, Pools};
 
@@ -69,6 +82,10 @@ pub enum FileError {
 struct Document {
     endpoints: Vec<Entry>,
     endpoint_picker_ref: Option<PickerRef>,
+    #[serde(default)]
+    objectives: Vec<ObjectiveEntry>,
+    #[serde(default)]
+    rewrites: Vec<RewriteEntry>,
 }
 
 #[derive(Deserialize)]
@@ -287,7 +304,16 @@ fn parse(
             .map(|port| port.number),
         service: picker.map(|picker| picker.name.into()),
         endpoints,
-        ..PoolSpec::default()
+        objectives: document
+            .objectives
+            .into_iter()
+            .map(|one| one.of(pool))
+            .collect(),
+        rewrites: document
+            .rewrites
+            .into_iter()
+            .map(|one| one.of(pool))
+            .collect(),
     })
 }
 
@@ -306,6 +332,8 @@ impl Port {
 
 #[cfg(test)]
 mod tests {
+    use picker_core::view::{Asked, PoolView};
+
     use super::*;
 
     fn check(text: &str) -> Result<PoolSpec, String> {
@@ -339,6 +367,33 @@ endpointPickerRef: {name: chat-epp, port: {number: 9012}}
             (spec.service.as_deref(), spec.port),
             (Some("chat-epp"), Some(9012))
         );
+    }
+
+    #[test]
+    fn a_file_gives_priorities_and_models_as_objects_of_its_pool_would() {
+        let text = "
+endpoints: []
+objectives: [{name: batch, priority: -1, models: [nightly]}]
+rewrites:
+- name: canary
+  matchHeaders: {x-team: search}
+  rules: [{matches: [{model: {value: llama}}], targets: [{modelRewrite: llama-v2}]}]
+";
+        let spec = check(text).expect("well-formed");
+        let view = PoolView::new(
+            &PoolKey::new("ai", "chat"),
+            &spec.objectives,
+            &spec.rewrites,
+        );
+        let asked = |model, headers| Asked {
+            model: Some(model),
+            headers,
+        };
+        assert_eq!(view.standing(&asked("nightly", &[])).priority, -1);
+        assert_eq!(view.standing(&asked("llama", &[])).priority, 0);
+        let gets = |headers| view.target(&asked("llama", headers), 0).map(|it| it.model);
+        assert_eq!(gets(&[]), None);
+        assert_eq!(gets(&[("x-team", "search")]).as_deref(), Some("llama-v2"));
     }
 
     #[test]

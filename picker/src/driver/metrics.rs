@@ -8,6 +8,7 @@ use picker_core::action::Refusal;
 use picker_core::picker::EndpointState;
 use picker_core::receipt::{End, Outcome, Receipt};
 use picker_core::route::{PoolKey, Told};
+use picker_core::view::rewrite::{Naming, Rewriting};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -40,6 +41,9 @@ pub struct DriverMetrics {
     told: Family<OfTold, Counter>,
     ambiguous: Family<OfPool, Counter>,
     routes: Gauge,
+    rewrites: Family<OfArm, Counter>,
+    /// The series of `rewrites`, of which there is a bound.
+    arms: Arc<Mutex<BTreeSet<OfArm>>>,
     labelled: Arc<Mutex<BTreeSet<Arc<str>>>>,
 }
 
@@ -47,6 +51,8 @@ pub struct DriverMetrics {
 const POOLS_LABELLED_MAX: usize = 2_000;
 /// The name that they share.
 pub(super) const OTHER: &str = "other";
+/// The most arms of rewrites that have series of their own; the others share a series in their pool.
+const ARMS_LABELLED_MAX: usize = 2_000;
 /// The most endpoints that have series of their own.
 const ENDPOINTS_LABELLED_MAX: usize = 5_000;
 
@@ -104,6 +110,15 @@ struct OfEndpoint {
     endpoint: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
+struct OfArm {
+    pool: String,
+    rewrite: String,
+    rule: String,
+    model: String,
+    put: &'static str,
+}
+
 /// Upper bounds of pick durations, in seconds: upstream's for its scheduler, and finer ones below.
 const PICK_BUCKETS: [f64; 10] = [
     0.000_005, 0.000_01, 0.000_02, 0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.01, 0.1,
@@ -138,6 +153,8 @@ impl DriverMetrics {
             told: Family::default(),
             ambiguous: Family::default(),
             routes: Gauge::default(),
+            rewrites: Family::default(),
+            arms: Arc::default(),
             labelled: Arc::default(),
         };
         let m = &metrics;
@@ -229,6 +246,11 @@ impl DriverMetrics {
             "Requests sent to a suspect to see whether it works",
             self.probes.clone(),
         );
+        registry.register(
+            "pointsman_rewrites",
+            "Requests whose model was chosen for them, by the arm that chose",
+            self.rewrites.clone(),
+        );
     }
 
     fn register_resolution(&self, registry: &mut Registry) {
@@ -286,6 +308,45 @@ impl DriverMetrics {
         if receipt.probe {
             self.probes.get_or_create(&of_pool()).inc();
         }
+        if let Some(rewrite) = &receipt.rewrite {
+            self.rewrites.get_or_create(&self.arm(pool, rewrite)).inc();
+        }
+    }
+
+    /// The labels of an arm; a model that a request's header asks for is no label, since clients may think of any.
+    fn arm(&self, pool: &str, rewrite: &Rewriting) -> OfArm {
+        let put = match rewrite.naming {
+            Naming::Unchanged => "unchanged",
+            Naming::PutBack => "put_back",
+            Naming::Stays => "stays",
+            Naming::NotPut => "not_put",
+        };
+        let shared = |rewrite: &str| OfArm {
+            pool: pool.to_owned(),
+            rewrite: rewrite.to_owned(),
+            rule: String::new(),
+            model: String::new(),
+            put,
+        };
+        let Some(arm) = &rewrite.arm else {
+            return shared("header");
+        };
+        let labels = OfArm {
+            pool: pool.to_owned(),
+            rewrite: arm.rewrite.name.to_string(),
+            rule: arm.rule.to_string(),
+            model: rewrite.model.to_string(),
+            put,
+        };
+        let mut arms = self.arms.lock().unwrap_or_else(PoisonError::into_inner);
+        if arms.contains(&labels) {
+            return labels;
+        }
+        if pool == OTHER || arms.len() >= ARMS_LABELLED_MAX {
+            return shared(OTHER);
+        }
+        arms.insert(labels.clone());
+        labels
     }
 
     fn compare(&self, pool: &str, span: &'static str, expected_ms: f64, taken_ms: f64) {
@@ -331,10 +392,19 @@ impl DriverMetrics {
             self.taken.remove(&labels);
             self.missed.remove(&labels);
         }
-        for reason in ["no_endpoints", "empty_subset"] {
+        for reason in ["no_endpoints", "empty_subset", "overloaded"] {
             let pool = pool();
             self.refusals.remove(&OfRefusal { pool, reason });
         }
+        let mut arms = self.arms.lock().unwrap_or_else(PoisonError::into_inner);
+        arms.retain(|arm| {
+            let stays = arm.pool != **label;
+            if !stays {
+                self.rewrites.remove(arm);
+            }
+            stays
+        });
+        drop(arms);
         for end in ["completed", "failed", "abandoned", "presumed"] {
             self.ended.remove(&OfEnd { pool: pool(), end });
         }
@@ -359,6 +429,7 @@ impl DriverMetrics {
                 let reason = match refused.refusal {
                     Refusal::NoEndpoints => "no_endpoints",
                     Refusal::EmptySubset => "empty_subset",
+                    Refusal::Overloaded { .. } => "overloaded",
                 };
                 self.refusals
                     .get_or_create(&OfRefusal { pool, reason })

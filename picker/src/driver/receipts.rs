@@ -124,6 +124,8 @@ mod tests {
             request_id: id.into(),
             at_ns: 0,
             request: Request::of_headers("/"),
+            standing: None,
+            rewrite: None,
             prompt_tokens: 0,
             output_tokens: 0,
             endpoints: 0,
@@ -138,6 +140,7 @@ mod tests {
             unserved: false,
             expected_ttft_ms: None,
             expected_duration_ms: None,
+            overloaded: false,
             following: None,
             outcome: None,
         }

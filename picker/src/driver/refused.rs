@@ -37,6 +37,10 @@ impl Refused {
                  check x-gateway-destination-endpoint-subset",
                 self.endpoints
             ),
+            Refusal::Overloaded { .. } => format!(
+                "every endpoint of InferencePool {pool} that could serve this request has too much to do, and the request's \
+                 priority is below 0: it gives way to others; ask again later, or give it an InferenceObjective of priority 0 or more"
+            ),
         }
     }
 }

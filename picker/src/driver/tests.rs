@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use picker_core::endpoint::Endpoint;
 use picker_core::engine::Engine;
 use prometheus_client::registry::Registry;
 

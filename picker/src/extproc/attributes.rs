@@ -12,6 +12,8 @@ use picker_core::endpoint::Subset;
 use picker_core::refusal::Dialect;
 use picker_core::request::MODEL_HEADER;
 use picker_core::route;
+use picker_core::view::objective::{FAIRNESS, OBJECTIVE};
+use picker_core::view::rewrite::REWRITE;
 
 /// The header, and the key of dynamic metadata, that says where a request goes.
 pub(super) const DESTINATION: &str = "x-gateway-destination-endpoint";
@@ -26,7 +28,7 @@ const TEST_SELECTION: &str = "test-epp-endpoint-selection";
 /// Request headers by which a client could steer pickers, gateways and the sidecars of model servers. They are for the proxy
 /// to set; none goes on to a model server. Names of the Inference Extension and of llm-d's router, old and new.
 /// ([`DESTINATION`] is not among them: every pick overwrites it.)
-const CONTROL: [&str; 20] = [
+const CONTROL: [&str; 19] = [
     "test-epp-endpoint-selection",
     "x-data-parallel-host-port",
     "x-encoder-hosts-ports",
@@ -43,11 +45,13 @@ const CONTROL: [&str; 20] = [
     "x-llm-d-slo-tpot-ms",
     "x-llm-d-slo-ttft-ms",
     "x-prefiller-host-port",
-    "x-session-id",
     "x-session-token",
     "x-slo-tpot-ms",
     "x-slo-ttft-ms",
 ];
+
+/// The namespace of dynamic metadata in which a proxy says what control headers would, under their names.
+const TOLD_NAMESPACE: &str = "pointsman";
 
 /// The longest request id that is kept: it stands in memory once for each receipt.
 const REQUEST_ID_MAX_BYTES: usize = 256;
@@ -65,6 +69,8 @@ pub struct Trust {
 #[derive(Clone, Debug)]
 pub(super) struct Head {
     pub(super) path: String,
+    /// Whether it is `GET`.
+    pub(super) gets: bool,
     pub(super) request_id: Arc<str>,
     /// Whether the id is ours, and to be set.
     pub(super) new_id: bool,
@@ -82,10 +88,18 @@ pub(super) struct Head {
     pub(super) subset: Option<Subset>,
     /// Every header, as it came.
     raw: HeaderMap,
+    /// What the proxy's metadata says in the place of control headers.
+    told: Vec<(&'static str, String)>,
+    /// Whether control headers count.
+    trusted: bool,
 }
 
 impl Head {
-    pub(super) fn of(headers: Option<HeaderMap>, trust: Trust) -> Self {
+    pub(super) fn of(
+        headers: Option<HeaderMap>,
+        metadata: Option<&Metadata>,
+        trust: Trust,
+    ) -> Self {
         let raw = headers.unwrap_or_default();
         let header = |name| header(Some(&raw), name);
         let id =
@@ -93,6 +107,7 @@ impl Head {
         let listed = |name| header(name).map(|list| Subset::parse([list]));
         Self {
             path: header(":path").unwrap_or_default().to_owned(),
+            gets: header(":method") == Some("GET"),
             new_id: id.is_none(),
             dialect: Dialect::of(
                 header(":path").unwrap_or_default(),
@@ -104,6 +119,8 @@ impl Head {
             control: control(&raw),
             selected: listed(TEST_SELECTION).filter(|_| trust.test_selection),
             subset: listed(SUBSET).filter(|_| trust.headers),
+            told: told(metadata),
+            trusted: trust.headers,
             raw,
         }
     }
@@ -131,6 +148,35 @@ impl Head {
             headers: fields,
         }
     }
+
+    /// What is said of the request beside its body, by name, of one name the last counts: its headers, but for control headers that
+    /// are not believed, and then what the proxy's metadata says in their place.
+    pub(super) fn pairs(&self) -> Vec<(&str, &str)> {
+        let headers = self.raw.headers.iter();
+        let believed = headers.filter(|header| {
+            let is_control = || CONTROL.contains(&header.key.as_str());
+            self.trusted || self.control.is_empty() || !is_control()
+        });
+        let said = believed.filter_map(|header| Some((header.key.as_str(), text(header)?)));
+        let told = self
+            .told
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()));
+        said.chain(told).collect()
+    }
+}
+
+/// What a proxy's metadata says in the place of the headers that name objective, fairness key and model.
+fn told(metadata: Option<&Metadata>) -> Vec<(&'static str, String)> {
+    let names = [OBJECTIVE, FAIRNESS, REWRITE].into_iter().flatten();
+    let told =
+        names.filter_map(
+            |name| match value(metadata, TOLD_NAMESPACE, name)?.kind.as_ref()? {
+                Kind::StringValue(text) => Some((*name, text.clone())),
+                _ => None,
+            },
+        );
+    told.collect()
 }
 
 /// The value of a header, of several the last; names come in lower case, values in `raw_value` or, from older proxies, in

@@ -4,6 +4,7 @@
 //! is made depends on how the proxy sends the request's body (see [`BodyMode`]): as late as that mode lets us wait, since the
 //! pick depends on the body, and never so late that the proxy waits for us while we wait for it.
 
+mod decision;
 mod request_half;
 mod response_half;
 
@@ -48,6 +49,8 @@ pub(super) struct Exchange {
     modes: Modes,
     /// The proxy only shows what passes: nothing that is answered has an effect.
     observed: bool,
+    /// The proxy was asked for a response that it would not have shown, for the sake of the model's name in it.
+    asked_for_response: bool,
     begun: bool,
     head_seen: bool,
     subset: Option<Subset>,
@@ -68,6 +71,7 @@ impl Exchange {
             caller,
             modes: Modes::UNSAID,
             observed: false,
+            asked_for_response: false,
             begun: false,
             head_seen: false,
             subset: None,
@@ -142,7 +146,7 @@ impl Exchange {
     pub(super) fn is_decided(&self) -> bool {
         match self.request {
             RequestHalf::Start | RequestHalf::Held(_) | RequestHalf::Awaited(_) => false,
-            RequestHalf::Passing | RequestHalf::Whole | RequestHalf::Refused => true,
+            RequestHalf::Passing | RequestHalf::Whole | RequestHalf::Answered => true,
         }
     }
 
@@ -181,10 +185,10 @@ impl Exchange {
 
     /// How the end of the response is known.
     fn follow(&self) -> Follow {
-        if self.modes.response != BodyMode::Unsent {
-            return Follow::Full;
-        }
+        let passes = self.modes.response != BodyMode::Unsent;
         match self.caller.follow {
+            Some(Follow::WatchFilter) if !passes || self.asked_for_response => Follow::WatchFilter,
+            _ if passes => Follow::Full,
             Some(Follow::Full) | None => Follow::Released,
             Some(said) => said,
         }

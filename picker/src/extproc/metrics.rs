@@ -20,6 +20,7 @@ pub struct EdgeMetrics {
     ignored: Family<Reason, Counter>,
     broken: Counter,
     watches: Family<Reason, Counter>,
+    catalogues: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -75,6 +76,7 @@ impl EdgeMetrics {
             ignored: Family::default(),
             broken: Counter::default(),
             watches: Family::default(),
+            catalogues: Counter::default(),
         };
         let m = &metrics;
         registry.register(
@@ -123,6 +125,11 @@ impl EdgeMetrics {
             "Picks and watching streams that did not meet",
             m.watches.clone(),
         );
+        registry.register(
+            "pointsman_catalogues",
+            "Requests for the list of models that were answered here",
+            m.catalogues.clone(),
+        );
         metrics.begin_at_zero();
         metrics
     }
@@ -165,6 +172,10 @@ impl EdgeMetrics {
 
     pub(super) fn on_no_pool(&self) {
         self.no_pool.inc();
+    }
+
+    pub(super) fn on_catalogue(&self) {
+        self.catalogues.inc();
     }
 
     pub(super) fn on_late_pick(&self) {

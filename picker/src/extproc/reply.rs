@@ -140,7 +140,7 @@ pub(super) enum Place {
 }
 
 /// A pick, as it is told.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Picked<'a> {
     /// The endpoint, and after it those to try next.
     pub(super) endpoints: &'a [SocketAddr],
@@ -148,19 +148,37 @@ pub(super) struct Picked<'a> {
     pub(super) new_request_id: Option<&'a str>,
     /// Headers that are not to go on.
     pub(super) remove: &'a [&'static str],
+    /// Whether the frames of the body do not have the length that the headers say.
+    pub(super) resized: bool,
+    /// The body that goes on in the place of the one that the proxy keeps.
+    pub(super) body: Option<Vec<u8>>,
+    /// Whether the proxy is asked to let the response pass here.
+    pub(super) ask_for_response: bool,
 }
 
 impl Picked<'_> {
     /// Sends the request to its endpoint; the header and the metadata say the same.
-    pub(super) fn answer(&self, place: Place) -> ProcessingResponse {
+    pub(super) fn answer(self, place: Place) -> ProcessingResponse {
         let list: Vec<String> = self.endpoints.iter().map(ToString::to_string).collect();
         let list = list.join(",");
         let mut set_headers = vec![set(DESTINATION, &list)];
         set_headers.extend(self.new_request_id.map(|id| set("x-request-id", id)));
+        let mut remove_headers: Vec<String> = self.remove.iter().map(ToString::to_string).collect();
+        if self.resized {
+            remove_headers.push(LENGTH.to_owned());
+        }
+        set_headers.extend(
+            self.body
+                .as_ref()
+                .map(|body| set(LENGTH, &body.len().to_string())),
+        );
         let common = CommonResponse {
             header_mutation: Some(HeaderMutation {
                 set_headers,
-                remove_headers: self.remove.iter().map(ToString::to_string).collect(),
+                remove_headers,
+            }),
+            body_mutation: self.body.map(|body| BodyMutation {
+                mutation: Some(Mutation::Body(body)),
             }),
             ..CommonResponse::default()
         };
@@ -181,14 +199,25 @@ impl Picked<'_> {
         };
         ProcessingResponse {
             dynamic_metadata: Some(object(NAMESPACE, inner)),
+            mode_override: self.ask_for_response.then(|| asked_for(Follow::Full)),
             ..message(response)
         }
     }
 }
 
+/// The length of a body, which is no longer right once the body has changed.
+const LENGTH: &str = "content-length";
+
 /// Asks for the request's body, where the proxy was configured to send none by itself and allows that to be changed: in
 /// full duplex, so that the pick may wait for it. `follow` says what is wanted of the response.
 pub(super) fn ask_for_body(follow: Follow) -> ProcessingResponse {
+    ProcessingResponse {
+        mode_override: Some(asked_for(follow)),
+        ..ProcessingResponse::default()
+    }
+}
+
+fn asked_for(follow: Follow) -> ProcessingMode {
     let send = |wanted| {
         i32::from(if wanted {
             HeaderSendMode::Send
@@ -203,18 +232,58 @@ pub(super) fn ask_for_body(follow: Follow) -> ProcessingResponse {
     } else {
         BodySendMode::None
     };
-    let mode = ProcessingMode {
+    ProcessingMode {
         request_header_mode: send(true),
         request_body_mode: BodySendMode::FullDuplexStreamed.into(),
         request_trailer_mode: send(true),
         response_header_mode: send(watched),
         response_body_mode: response_body_mode.into(),
         response_trailer_mode: send(watched),
-    };
-    ProcessingResponse {
-        mode_override: Some(mode),
-        ..ProcessingResponse::default()
     }
+}
+
+/// Answers the request with a list of models, in the server's place.
+pub(super) fn page(json: String) -> ProcessingResponse {
+    message(Response::ImmediateResponse(ImmediateResponse {
+        status: Some(HttpStatus { code: 200 }),
+        headers: Some(HeaderMutation {
+            set_headers: vec![set("content-type", "application/json")],
+            remove_headers: Vec::new(),
+        }),
+        body: json.into_bytes(),
+        grpc_status: None,
+        details: "model_catalogue".to_owned(),
+    }))
+}
+
+/// Lets the headers of a response pass whose body will have another length than they say.
+pub(super) fn resized_response() -> ProcessingResponse {
+    message(Response::ResponseHeaders(HeadersResponse {
+        response: Some(CommonResponse {
+            header_mutation: Some(HeaderMutation {
+                set_headers: Vec::new(),
+                remove_headers: vec![LENGTH.to_owned()],
+            }),
+            ..CommonResponse::default()
+        }),
+    }))
+}
+
+/// Puts another body in the place of a response's, or of a piece of it, where the proxy keeps the body itself; of a `whole` one
+/// the length is said.
+pub(super) fn changed_response(changed: Vec<u8>, whole: bool) -> ProcessingResponse {
+    let length = whole.then(|| set(LENGTH, &changed.len().to_string()));
+    let common = CommonResponse {
+        header_mutation: length.map(|length| HeaderMutation {
+            set_headers: vec![length],
+            remove_headers: Vec::new(),
+        }),
+        body_mutation: Some(BodyMutation {
+            mutation: Some(Mutation::Body(changed)),
+        }),
+        ..CommonResponse::default()
+    };
+    body(Half::Response, common)
 }
 
 /// Answers the request in the server's place. The reason stands in the proxy's access log too.

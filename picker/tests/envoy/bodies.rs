@@ -40,7 +40,7 @@ async fn what_cannot_be_read_still_reaches_a_server() {
             ),
             ("empty", Method::POST, "v1/completions", "", 400),
             ("unknown-path", Method::POST, "v2/unheard/of", "{}", 404),
-            ("get", Method::GET, "v1/models", "", 200),
+            ("get", Method::GET, "version", "", 200),
         ] {
             let id = format!("{by:?}-{name}");
             let request = scene

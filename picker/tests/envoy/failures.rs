@@ -15,7 +15,7 @@ async fn without_endpoints_the_answer_is_503_until_the_file_names_some() {
     scene.set_endpoints(0, &[]);
     let gone = async || {
         scene
-            .request(Method::GET, 0, BOTH[0], "v1/models")
+            .request(Method::GET, 0, BOTH[0], "version")
             .send()
             .await
     };

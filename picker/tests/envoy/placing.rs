@@ -59,7 +59,7 @@ async fn a_destination_that_the_client_sends_is_not_obeyed() {
     let scene = Scene::of(&[1, 1], Profile::llama_8b_h100()).await;
     let other = scene.pools[1][0].address();
     for by in BOTH {
-        let request = scene.request(Method::GET, 0, by, "v1/models");
+        let request = scene.request(Method::GET, 0, by, "version");
         let request = request.header("x-gateway-destination-endpoint", other.to_string());
         let answer = request
             .header("x-request-id", format!("{by:?}"))

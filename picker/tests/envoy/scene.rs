@@ -60,6 +60,8 @@ pub(crate) struct Link {
     pub(crate) follow: Follow,
     /// What is other than in the sample.
     pub(crate) differences: Differences,
+    /// Objectives and rewrites of every pool, as endpoints files write them.
+    pub(crate) objects: &'static str,
 }
 
 impl Default for Link {
@@ -70,6 +72,7 @@ impl Default for Link {
             security: None,
             follow: Follow::Watched,
             differences: Differences::default(),
+            objects: "",
         }
     }
 }
@@ -117,6 +120,7 @@ impl Scene {
             write_endpoints(
                 &endpoints_file(folder.path(), index),
                 pool.iter().map(Server::address),
+                link.objects,
             );
         }
         let (picker, end) = start_picker(folder.path(), sizes.len(), link.flags).await;
@@ -267,6 +271,7 @@ impl Scene {
         write_endpoints(
             &endpoints_file(self.folder.path(), pool),
             servers.iter().copied(),
+            "",
         );
     }
 
@@ -365,7 +370,7 @@ fn endpoints_file(folder: &Path, pool: usize) -> PathBuf {
     folder.join(format!("pool-{pool}.yaml"))
 }
 
-fn write_endpoints(file: &Path, servers: impl Iterator<Item = SocketAddr>) {
+fn write_endpoints(file: &Path, servers: impl Iterator<Item = SocketAddr>, objects: &str) {
     let mut text = "endpoints:\n".to_owned();
     let mut any = false;
     for (index, server) in servers.enumerate() {
@@ -376,6 +381,7 @@ fn write_endpoints(file: &Path, servers: impl Iterator<Item = SocketAddr>) {
     if !any {
         text = "endpoints: []\n".to_owned();
     }
+    text += objects;
     // Written aside and renamed, so that nobody reads half of it.
     let aside = file.with_extension("new");
     fs::write(&aside, text).expect("the file is written");

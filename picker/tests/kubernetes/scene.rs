@@ -113,6 +113,13 @@ impl Scene {
         answer.json().await.expect("a state")
     }
 
+    /// The receipt of a request.
+    pub(crate) async fn receipt(&self, id: &str) -> Value {
+        let url = format!("http://{}/debug/decisions/{id}", self.picker.admin);
+        let answer = self.http.get(url).send().await.expect("an answer");
+        answer.json().await.expect("a receipt")
+    }
+
     /// The addresses of a pool's endpoints as the picker knows them; `None` if it serves no such pool.
     pub(crate) async fn endpoints(&self, pool: &str) -> Option<Vec<SocketAddr>> {
         let state = self.state().await;

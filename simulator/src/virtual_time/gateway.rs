@@ -246,6 +246,8 @@ impl Driver {
             key: key(index),
             request_id: "".into(),
             request: request(job, &self.adapter_names),
+            standing: None,
+            rewrite: None,
             subset: None,
             following: match self.follow {
                 Follow::Full => Following::Full,

@@ -42,6 +42,8 @@ impl Picker {
             request_id: arrival.request_id.clone(),
             at_ns: now.as_nanos(),
             request: arrival.request.clone(),
+            standing: arrival.standing.clone(),
+            rewrite: arrival.rewrite.clone(),
             prompt_tokens: work.prompt_tokens as u64,
             output_tokens: work.output_tokens as u64,
             endpoints: self.members.len(),
@@ -60,6 +62,7 @@ impl Picker {
             expected_duration_ms: taken
                 .zip(ttft_ms)
                 .map(|(taken, ttft_ms)| ttft_ms + taken.cost.decode_ms),
+            overloaded: false,
             following: taken.map(|_| arrival.following),
             outcome: None,
         }

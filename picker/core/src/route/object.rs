@@ -48,7 +48,7 @@ fn default_namespace() -> Arc<str> {
 }
 
 /// A namespace and a name in it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct ObjectKey {
     /// The namespace.
     pub namespace: Arc<str>,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Asked, PoolRef};
 use crate::route::object::Metadata;
@@ -11,12 +11,12 @@ use crate::route::object::Metadata;
 /// The annotation that lists the models whose requests an objective is for, though they do not name it.
 pub const MODELS: &str = "pointsman.dev/models";
 /// The headers that name an objective; the first that is there counts (llm-d, `pkg/common/envoy/headers.go`).
-const OBJECTIVE: &[&str] = &[
+pub const OBJECTIVE: &[&str] = &[
     "x-llm-d-inference-objective",
     "x-gateway-inference-objective",
 ];
 /// The headers that name whom a request is for.
-const FAIRNESS: &[&str] = &[
+pub const FAIRNESS: &[&str] = &[
     "x-llm-d-inference-fairness-id",
     "x-gateway-inference-fairness-id",
 ];
@@ -44,7 +44,7 @@ pub struct ObjectiveSpec {
 }
 
 /// How much a request matters, and in whose name it comes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Standing {
     /// More first; below 0 it may be refused.
     pub priority: i32,
@@ -55,11 +55,23 @@ pub struct Standing {
 }
 
 /// The objectives of one pool.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Objectives {
+    /// [`DEFAULT_FLOW`], once for all requests.
+    default_flow: Arc<str>,
     pub(super) priorities: BTreeMap<Arc<str>, i32>,
     /// The objective of a model.
     models: BTreeMap<Arc<str>, Arc<str>>,
+}
+
+impl Default for Objectives {
+    fn default() -> Self {
+        Self {
+            default_flow: DEFAULT_FLOW.into(),
+            priorities: BTreeMap::new(),
+            models: BTreeMap::new(),
+        }
+    }
 }
 
 impl Objectives {
@@ -93,7 +105,7 @@ impl Objectives {
             fairness: match (named, &objective) {
                 (Some(id), _) => id.into(),
                 (None, Some(objective)) => objective.clone(),
-                (None, None) => DEFAULT_FLOW.into(),
+                (None, None) => self.default_flow.clone(),
             },
             objective,
         }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Asked, PoolRef};
 use crate::route::object::{Metadata, ObjectKey};
@@ -15,7 +15,7 @@ pub const HEADERS: &str = "pointsman.dev/match-headers";
 /// The annotation that names the header whose value decides the model: the same value, the same model.
 pub const STICKY: &str = "pointsman.dev/sticky-header";
 /// The headers by which a request asks for another model itself (llm-d, `pkg/common/envoy/headers.go`).
-const REWRITE: &[&str] = &["x-llm-d-model-name-rewrite", "x-gateway-model-name-rewrite"];
+pub const REWRITE: &[&str] = &["x-llm-d-model-name-rewrite", "x-gateway-model-name-rewrite"];
 
 /// An InferenceModelRewrite.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -81,8 +81,35 @@ pub struct Target {
     pub arm: Option<ArmKey>,
 }
 
+/// What became of a request whose model was chosen for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Rewriting {
+    /// The model that it asked for.
+    pub asked: Option<Arc<str>>,
+    /// The model that was chosen.
+    pub model: Arc<str>,
+    /// The arm of the rewrite that chose it; `None` if the request itself did.
+    pub arm: Option<ArmKey>,
+    /// Where the names stand.
+    pub naming: Naming,
+}
+
+/// Where the model's name stands when it was chosen for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Naming {
+    /// The request asked for this very model.
+    Unchanged,
+    /// The server is asked for it, and in a response that can be read its name gives way to the one that the client asked for.
+    PutBack,
+    /// The server is asked for it, and its name stays in the response, which passes elsewhere.
+    Stays,
+    /// The request names no model in a body that is ours to change: it keeps what it says, and is placed by that.
+    NotPut,
+}
+
 /// Names one target of one rule of a rewrite.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct ArmKey {
     /// The rewrite.
     pub rewrite: ObjectKey,

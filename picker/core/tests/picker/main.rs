@@ -3,4 +3,5 @@
 mod pool;
 mod placing;
 mod reading;
+mod refusing;
 mod suspecting;

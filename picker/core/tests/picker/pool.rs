@@ -16,6 +16,7 @@ use picker_core::picker::EndpointState;
 use picker_core::receipt::{Outcome, Receipt};
 use picker_core::request::{Request, RequestKey};
 use picker_core::time::Instant;
+use picker_core::view::objective::Standing;
 use picker_core::{Picker, Settings};
 
 /// How a server answers readings.
@@ -130,16 +131,50 @@ impl Pool {
         request: Request,
         subset: Option<Subset>,
     ) -> Result<Pick, (Refusal, Box<Receipt>)> {
-        let key = RequestKey(self.next_request);
-        self.next_request += 1;
         let arrival = Arrival {
-            key,
-            request_id: format!("request-{}", key.0).into(),
-            request,
             subset,
             following,
             fallbacks,
+            ..self.arrival(request)
         };
+        self.arrive(arrival)
+    }
+
+    /// A request of `priority` to be placed.
+    pub(crate) fn place_of(
+        &mut self,
+        priority: i32,
+        request: Request,
+    ) -> Result<Pick, (Refusal, Box<Receipt>)> {
+        let standing = Standing {
+            priority,
+            fairness: "default-flow".into(),
+            objective: None,
+        };
+        let arrival = Arrival {
+            standing: Some(standing),
+            ..self.arrival(request)
+        };
+        self.arrive(arrival)
+    }
+
+    fn arrival(&mut self, request: Request) -> Arrival {
+        let key = RequestKey(self.next_request);
+        self.next_request += 1;
+        Arrival {
+            key,
+            request_id: format!("request-{}", key.0).into(),
+            request,
+            standing: None,
+            rewrite: None,
+            subset: None,
+            following: Following::Full,
+            fallbacks: 0,
+        }
+    }
+
+    fn arrive(&mut self, arrival: Arrival) -> Result<Pick, (Refusal, Box<Receipt>)> {
+        let key = arrival.key;
         let mut answers = self.tell(Event::Arrived(arrival));
         assert_eq!(answers.len(), 1, "one answer for one arrival: {answers:?}");
         match answers.remove(0) {

@@ -2,20 +2,16 @@
 
 use envoy_types::pb::envoy::config::core::v3::Metadata;
 use envoy_types::pb::envoy::service::ext_proc::v3::{HttpBody, HttpHeaders};
-use picker_core::action;
-use picker_core::event::Following;
-use picker_core::refusal::{Reason, Refusal};
 use picker_core::request::{Request, Scan};
-use picker_core::route::Call;
 use picker_core::time::Instant;
 
 use super::Exchange;
-use crate::driver::{Ask, Flight, Refused};
+use super::decision::Shown;
 use crate::extproc::attributes::{self, Head};
 use crate::extproc::body::{Frames, Full};
 use crate::extproc::metrics::Cut;
 use crate::extproc::modes::{BodyMode, Follow};
-use crate::extproc::reply::{self, Half, Picked, Place};
+use crate::extproc::reply::{self, Half, Place};
 
 /// How far the request is.
 #[derive(Debug)]
@@ -30,8 +26,8 @@ pub(super) enum RequestHalf {
     Passing,
     /// Decided, and the body is whole.
     Whole,
-    /// Refused; what still comes is ignored.
-    Refused,
+    /// Answered in the server's place; what still comes is ignored.
+    Answered,
 }
 
 /// A request that waits for the end of its body.
@@ -63,18 +59,18 @@ impl Exchange {
         headers: HttpHeaders,
         metadata: Option<&Metadata>,
     ) {
-        let refused = matches!(self.request, RequestHalf::Refused);
-        if std::mem::replace(&mut self.head_seen, true) || refused {
+        let answered = matches!(self.request, RequestHalf::Answered);
+        if std::mem::replace(&mut self.head_seen, true) || answered {
             return self.ignore();
         }
-        let mut head = Head::of(headers.headers, self.edge.settings.trust);
+        let mut head = Head::of(headers.headers, metadata, self.edge.settings.trust);
         self.edge.metrics.on_stripped(head.control.len());
         let hint = attributes::subset(metadata);
         self.subset = head.selected.take().or(hint).or(head.subset.take());
         let first = matches!(self.request, RequestHalf::Start);
         if !first || headers.end_of_stream {
             let request = Request::of_headers(&head.path);
-            self.decide(now, Place::Headers, &head, request);
+            self.decide(now, Place::Headers, &head, request, Shown::default());
             if first && matches!(self.request, RequestHalf::Passing) {
                 self.request = RequestHalf::Whole;
             }
@@ -94,7 +90,7 @@ impl Exchange {
             }
             BodyMode::Streamed | BodyMode::Unsent => {
                 let request = Request::of_headers(&head.path);
-                self.decide(now, Place::Headers, &head, request);
+                self.decide(now, Place::Headers, &head, request, Shown::default());
             }
         }
     }
@@ -127,7 +123,7 @@ impl Exchange {
             }
             RequestHalf::Start => self.on_body_without_headers(now, body),
             RequestHalf::Passing | RequestHalf::Whole => self.pass(body),
-            RequestHalf::Refused => {}
+            RequestHalf::Answered => {}
         }
     }
 
@@ -140,16 +136,16 @@ impl Exchange {
             }
             RequestHalf::Awaited(head) => {
                 let request = Request::of_headers(&head.path);
-                self.decide(now, Place::Trailers, &head, request);
-                if !matches!(self.request, RequestHalf::Refused) {
+                self.decide(now, Place::Trailers, &head, request, Shown::default());
+                if !matches!(self.request, RequestHalf::Answered) {
                     self.request = RequestHalf::Whole;
                 }
                 return;
             }
-            RequestHalf::Refused => self.request = RequestHalf::Refused,
+            RequestHalf::Answered => self.request = RequestHalf::Answered,
             RequestHalf::Start | RequestHalf::Passing | RequestHalf::Whole => {}
         }
-        if !matches!(self.request, RequestHalf::Refused) {
+        if !matches!(self.request, RequestHalf::Answered) {
             self.request = RequestHalf::Whole;
             self.answers.push(reply::trailers(Half::Request));
         }
@@ -196,17 +192,24 @@ impl Exchange {
         if let End::Open(cut) = end {
             self.edge.metrics.on_cut(cut);
         }
-        self.decide(now, Place::Headers, &head, request);
-        if matches!(self.request, RequestHalf::Refused) {
+        let messages = self.modes.request == BodyMode::Duplex { messages: true };
+        let shown = Shown {
+            name: scan.model_span().filter(|_| !messages),
+            body: None,
+        };
+        let mut splice = self.decide(now, Place::Headers, &head, request, shown);
+        if matches!(self.request, RequestHalf::Answered) {
             return;
         }
         if end == End::Whole {
             self.request = RequestHalf::Whole;
         }
-        let messages = self.modes.request == BodyMode::Duplex { messages: true };
         let (frames, lease) = frames.take();
         self.lease = Some(lease);
-        for frame in frames {
+        for mut frame in frames {
+            if let Some(changed) = splice.as_mut().and_then(|it| it.pass(&frame.body)) {
+                frame.body = changed;
+            }
             if !frame.body.is_empty() || frame.end_of_stream || messages {
                 self.answers.push_frame(Half::Request, frame, messages);
             }
@@ -226,8 +229,12 @@ impl Exchange {
         } else {
             scan.request()
         };
-        self.decide(now, Place::Body, head, request);
-        if body.end_of_stream && !matches!(self.request, RequestHalf::Refused) {
+        let shown = Shown {
+            name: scan.model_span(),
+            body: Some(&body.body),
+        };
+        self.decide(now, Place::Body, head, request, shown);
+        if body.end_of_stream && !matches!(self.request, RequestHalf::Answered) {
             self.request = RequestHalf::Whole;
         }
     }
@@ -237,7 +244,7 @@ impl Exchange {
         self.request = RequestHalf::Passing;
         if matches!(self.modes.request, BodyMode::Buffered { .. }) {
             self.head_seen = true;
-            let head = Head::of(None, self.edge.settings.trust);
+            let head = Head::of(None, None, self.edge.settings.trust);
             self.decide_on_shown_body(now, &head, &body);
         } else {
             self.pass(body);
@@ -259,97 +266,5 @@ impl Exchange {
             self.request = RequestHalf::Whole;
         }
         self.answers.push_frame(Half::Request, body, messages);
-    }
-
-    /// Picks, and answers with the pick or in the server's place.
-    fn decide(&mut self, now: Instant, place: Place, head: &Head, request: Request) {
-        let edge = self.edge.clone();
-        let routes = edge.pools.routes();
-        let fields = head.fields();
-        let resolved = match routes.resolve(&Call {
-            port: self.caller.port,
-            authority: self.caller.authority.as_deref(),
-            metadata: self.caller.pool.as_deref(),
-            subset: self.subset.as_ref(),
-            head: Some(head.for_routes(&fields)),
-        }) {
-            Ok(found) => found,
-            Err(none) => {
-                edge.metrics.on_no_pool();
-                return self.refuse(head, Reason::NoPool, none.to_string());
-            }
-        };
-        let pool = resolved.pool;
-        let ask = Ask {
-            told: resolved.by,
-            or: resolved.or.into(),
-            request_id: head.request_id.clone(),
-            request: request.or_model(head.model.as_deref()),
-            subset: self.subset.take(),
-            following: self.following(),
-            fallbacks: edge.settings.fallbacks,
-        };
-        let picked = match edge.pools.get(pool) {
-            Some(handle) => handle.pick(ask),
-            None => Err(Refused::without_endpoints()),
-        };
-        match picked {
-            Ok(flight) => {
-                let answer = Picked {
-                    endpoints: flight.endpoints(),
-                    new_request_id: head.new_id.then_some(&*head.request_id),
-                    remove: &head.control,
-                };
-                self.answers.push(answer.answer(place));
-                if !matches!(self.request, RequestHalf::Whole) {
-                    self.request = RequestHalf::Passing;
-                }
-                self.keep(now, flight);
-            }
-            Err(refused) => {
-                let reason = match refused.refusal {
-                    action::Refusal::NoEndpoints => Reason::NoEndpoints,
-                    action::Refusal::EmptySubset => Reason::EmptySubset,
-                };
-                self.refuse(head, reason, refused.explain(pool));
-            }
-        }
-    }
-
-    /// How the ledger is to follow what is picked.
-    fn following(&self) -> Following {
-        match self.follow() {
-            Follow::Full => Following::Full,
-            Follow::Watched | Follow::WatchFilter => Following::Watched,
-            Follow::Released => Following::Released,
-        }
-    }
-
-    /// Answers in the server's place.
-    fn refuse(&mut self, head: &Head, reason: Reason, message: String) {
-        self.request = RequestHalf::Refused;
-        let refusal = Refusal {
-            reason,
-            message,
-            retry_after_s: None,
-        };
-        let answer = refusal.answer(head.dialect);
-        self.answers.push(reply::immediate(reason, answer));
-    }
-
-    /// Keeps a flight until the end of its response is known.
-    fn keep(&mut self, now: Instant, flight: Flight) {
-        if self.observed {
-            // The request goes where somebody else sends it: nothing is in flight for us.
-            return self.edge.metrics.on_decided(None);
-        }
-        let follow = self.follow();
-        self.edge.metrics.on_decided(Some(follow));
-        if follow == Follow::WatchFilter {
-            self.parked = Some((flight.request_id().clone(), flight.key()));
-            self.edge.watches.park(now, flight);
-        } else {
-            self.flight = Some(flight);
-        }
     }
 }

@@ -2,7 +2,7 @@
 
 use envoy_types::pb::envoy::config::core::v3::Metadata;
 use envoy_types::pb::envoy::service::ext_proc::v3::{HttpBody, HttpHeaders};
-use picker_core::response::Response;
+use picker_core::response::{Rename, Response};
 use picker_core::time::Instant;
 
 use super::Exchange;
@@ -15,6 +15,8 @@ use crate::extproc::reply::{self, Half};
 #[derive(Debug, Default)]
 pub(super) struct ResponseHalf {
     seen: Response,
+    /// Gives the model the name by which the client asked for it.
+    pub(super) rename: Option<Rename>,
     pub(super) headers_seen: bool,
     /// When progress was told last.
     told: Instant,
@@ -29,20 +31,32 @@ impl Exchange {
         headers: &HttpHeaders,
         metadata: Option<&Metadata>,
     ) {
-        self.answers.push(reply::headers(Half::Response));
         let header = |name| attributes::header(headers.headers.as_ref(), name);
         let status = header(":status")
             .and_then(|status| status.parse().ok())
             .unwrap_or(0);
         if (100..200).contains(&status) && !headers.end_of_stream {
             // Not the response yet.
-            return;
+            return self.answers.push(reply::headers(Half::Response));
         }
         if std::mem::replace(&mut self.response.headers_seen, true) {
+            self.answers.push(reply::headers(Half::Response));
             return self.ignore();
         }
         let content_type = header("content-type").unwrap_or_default();
         let encoding = header("content-encoding");
+        let rename = self.response.rename.as_mut();
+        let resized = rename.is_some_and(|rename| {
+            rename.on_headers(content_type, encoding);
+            rename.is_active() && !headers.end_of_stream
+        });
+        // Where the proxy holds the body whole, its length is said with it.
+        let whole = self.modes.response == BodyMode::Buffered { partial: false };
+        self.answers.push(if resized && !whole {
+            reply::resized_response()
+        } else {
+            reply::headers(Half::Response)
+        });
         self.response
             .seen
             .on_headers(status, content_type, encoding);
@@ -60,8 +74,10 @@ impl Exchange {
         }
     }
 
-    pub(super) fn on_response_body(&mut self, now: Instant, body: HttpBody) {
+    pub(super) fn on_response_body(&mut self, now: Instant, mut body: HttpBody) {
         let again = self.response.ended;
+        let rename = self.response.rename.as_mut().filter(|_| !again);
+        let renamed = rename.and_then(|rename| rename.pass(&body.body));
         if !again {
             self.response.seen.on_body(&body.body);
         }
@@ -73,9 +89,16 @@ impl Exchange {
         match self.modes.response {
             BodyMode::Duplex { .. } if again => self.ignore(),
             BodyMode::Duplex { messages } => {
+                body.body = renamed.unwrap_or(body.body);
                 self.answers.push_frame(Half::Response, body, messages);
             }
-            _ => self.answers.push(reply::untouched_body(Half::Response)),
+            mode => self.answers.push(match renamed {
+                Some(renamed) => {
+                    let whole = mode == BodyMode::Buffered { partial: false };
+                    reply::changed_response(renamed, whole)
+                }
+                None => reply::untouched_body(Half::Response),
+            }),
         }
     }
 

@@ -108,9 +108,20 @@ pub(super) fn line(answer: &ProcessingResponse) -> String {
         Answer::ResponseTrailers(_) => ("response trailers", None),
         Answer::ImmediateResponse(one) => {
             let status = one.status.as_ref().map_or(0, |status| status.code);
+            let headers = one.headers.iter().flat_map(|all| &all.set_headers);
+            let retry = headers.filter_map(|option| option.header.as_ref());
+            let retry = retry.filter(|header| header.key == "retry-after");
+            let retry: String = retry
+                .map(|header| {
+                    format!(
+                        " retry-after {}",
+                        String::from_utf8_lossy(&header.raw_value)
+                    )
+                })
+                .collect();
             let grpc = one.grpc_status.map(|grpc| format!(" grpc {}", grpc.status));
             return format!(
-                "immediate {status} {}{}",
+                "immediate {status} {}{retry}{}",
                 one.details,
                 grpc.unwrap_or_default()
             );
@@ -118,7 +129,11 @@ pub(super) fn line(answer: &ProcessingResponse) -> String {
         other => panic!("an answer of another kind: {other:?}"),
     };
     let said = common.map(said).unwrap_or_default();
-    format!("{name}{said}{metadata}")
+    let asks = match &answer.mode_override {
+        Some(_) => " asks for the response",
+        None => "",
+    };
+    format!("{name}{said}{metadata}{asks}")
 }
 
 fn send(mode: i32) -> &'static str {
@@ -157,10 +172,26 @@ fn said(common: &CommonResponse) -> String {
                 ""
             };
         }
-        Some(other) => panic!("no answer replaces a body: {other:?}"),
+        Some(Mutation::Body(body)) => said += &format!(": replaced by {} bytes", body.len()),
+        Some(other) => panic!("no answer clears a body: {other:?}"),
         None => {}
     }
     said
+}
+
+/// The bytes of a body that an answer gives; none if it says nothing of the body.
+pub(super) fn given(answer: &ProcessingResponse) -> &[u8] {
+    let common = match &answer.response {
+        Some(Answer::RequestBody(one) | Answer::ResponseBody(one)) => one.response.as_ref(),
+        Some(Answer::ImmediateResponse(one)) => return &one.body,
+        _ => None,
+    };
+    let mutation = common.and_then(|common| common.body_mutation.as_ref()?.mutation.as_ref());
+    match mutation {
+        Some(Mutation::StreamedResponse(frame)) => &frame.body,
+        Some(Mutation::Body(body)) => body,
+        _ => &[],
+    }
 }
 
 /// The destination that an answer's metadata gives.

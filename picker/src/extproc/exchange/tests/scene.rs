@@ -25,6 +25,7 @@ pub(super) const SETTINGS: EdgeSettings = EdgeSettings {
         test_selection: false,
     },
     fallbacks: 0,
+    catalogue: true,
     ask_for_body: false,
 };
 
@@ -35,6 +36,11 @@ pub(super) struct Scene {
 
 impl Scene {
     pub(super) fn of(addresses: &[&str], settings: EdgeSettings) -> Self {
+        Self::with(addresses, settings, PoolSpec::default())
+    }
+
+    /// A scene whose pool has these endpoints, and is else as `spec` says.
+    pub(super) fn with(addresses: &[&str], settings: EdgeSettings, spec: PoolSpec) -> Self {
         let mut registry = Registry::default();
         let metrics = DriverMetrics::register(&mut registry);
         let core = Settings {
@@ -50,7 +56,7 @@ impl Scene {
         };
         let spec = PoolSpec {
             endpoints: addresses.iter().map(endpoint).collect(),
-            ..PoolSpec::default()
+            ..spec
         };
         pools.replace(vec![(PoolKey::new("ai", "chat"), spec)]);
         let metrics = EdgeMetrics::register(&mut registry);

@@ -5,13 +5,20 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use envoy_types::pb::envoy::service::ext_proc::v3::processing_request::Request as Part;
-use envoy_types::pb::envoy::service::ext_proc::v3::{HttpTrailers, ProcessingRequest};
+use envoy_types::pb::envoy::service::ext_proc::v3::{
+    HttpTrailers, ProcessingRequest, ProcessingResponse,
+};
+use picker_core::Event;
+use picker_core::catalogue;
+use picker_core::endpoint::{EngineReading, Reading};
 use picker_core::time::Instant;
+use picker_core::view::rewrite::{Rewrite, RewriteRule};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::message::{body, headers, line, message, metadata, modes};
+use super::message::{body, given, headers, line, message, metadata, modes};
 use super::scene::{SETTINGS, Scene};
+use crate::driver::PoolSpec;
 use crate::extproc::attributes::Trust;
 use crate::extproc::exchange::{Caller, Exchange};
 use crate::extproc::modes::Follow;
@@ -31,6 +38,18 @@ struct Transcript {
     follow: Option<String>,
     #[serde(default)]
     may_ask: bool,
+    /// Names and priorities.
+    #[serde(default)]
+    objectives: Vec<(String, i32)>,
+    /// Rules of one rewrite, `canary`, in the form of an InferenceModelRewrite.
+    #[serde(default)]
+    rewrites: Vec<RewriteRule>,
+    /// What each server lists under `/v1/models`.
+    #[serde(default)]
+    listed: Vec<String>,
+    /// How many requests wait at each server, by its metrics page.
+    #[serde(default)]
+    waiting: Vec<u64>,
     steps: Vec<Step>,
 }
 
@@ -75,9 +94,13 @@ struct Step {
     modes: Option<(String, String)>,
     subset: Option<Value>,
     served: Option<Value>,
+    /// What the proxy's metadata says in the place of a control header.
+    told: Option<(String, Value)>,
     observed: bool,
 
     out: Vec<String>,
+    /// What the answers give of bodies, put together.
+    text: Option<String>,
     in_flight: Option<usize>,
     /// Places in the receipt of `r1`, and what stands there.
     receipt: Vec<(String, Value)>,
@@ -134,7 +157,13 @@ fn play(name: &str, transcript: &Transcript) {
         test_selection: options.conformance,
     };
     settings.bodies_limit = options.bodies_limit.unwrap_or(settings.bodies_limit);
-    let scene = Scene::of(&endpoints, settings);
+    let scene = Scene::with(&endpoints, settings, spec_of(transcript));
+    tell_waiting(&scene, &transcript.waiting);
+    for (endpoint, page) in scene.pool().endpoints().iter().zip(&transcript.listed) {
+        let cards = catalogue::read(page.as_bytes()).expect("a list of models");
+        let pool = scene.pool();
+        pool.tell_models(endpoint.endpoint, endpoint.address, cards);
+    }
     let follow = |text: &String| Follow::parse(text).unwrap_or_else(|| panic!("{name}: {text}"));
     let caller = Caller {
         follow: transcript.follow.as_ref().map(follow),
@@ -149,8 +178,13 @@ fn play(name: &str, transcript: &Transcript) {
     for (index, step) in transcript.steps.iter().enumerate() {
         now = step.at.unwrap_or(now);
         let place = format!("{name}, step {}", index + 1);
-        let out = streams.take(&place, &scene, Instant::from_millis(now), step);
+        let answers = streams.take(&place, &scene, Instant::from_millis(now), step);
+        let out: Vec<String> = answers.iter().map(line).collect();
         assert_eq!(out, step.out, "{place}");
+        if let Some(text) = &step.text {
+            let found: Vec<u8> = answers.iter().flat_map(given).copied().collect();
+            assert_eq!(String::from_utf8_lossy(&found), *text, "{place}");
+        }
         check(&place, &scene, step);
     }
     drop(streams);
@@ -164,6 +198,44 @@ fn play(name: &str, transcript: &Transcript) {
         scene.metrics().contains("pointsman_bodies_held_bytes 0\n"),
         "{name}"
     );
+}
+
+/// What the transcript's pool is but for its endpoints.
+fn spec_of(transcript: &Transcript) -> PoolSpec {
+    let object = |name: &str, spec: Value| {
+        let metadata = serde_json::json!({"name": name, "namespace": "ai"});
+        serde_json::json!({"metadata": metadata, "spec": spec})
+    };
+    let reference = serde_json::json!({"name": "chat"});
+    let objectives = transcript.objectives.iter().map(|(name, priority)| {
+        let spec = serde_json::json!({"poolRef": reference, "priority": priority});
+        serde_json::from_value(object(name, spec)).expect("an objective")
+    });
+    let rewrite = object("canary", serde_json::json!({"poolRef": reference}));
+    let mut rewrite: Rewrite = serde_json::from_value(rewrite).expect("a rewrite");
+    rewrite.spec.rules = transcript.rewrites.clone();
+    PoolSpec {
+        objectives: objectives.collect(),
+        rewrites: vec![rewrite],
+        ..PoolSpec::default()
+    }
+}
+
+/// Lets the servers be read: so many requests wait at each.
+fn tell_waiting(scene: &Scene, waiting: &[u64]) {
+    let pool = scene.pool();
+    for (endpoint, waiting) in pool.endpoints().into_iter().zip(waiting) {
+        let engine = EngineReading {
+            running: Some(1),
+            waiting: Some(*waiting),
+            ..EngineReading::default()
+        };
+        let reading = Reading {
+            engines: vec![engine],
+            ..Reading::default()
+        };
+        pool.tell(Event::Read(endpoint.endpoint, reading));
+    }
 }
 
 /// What is compared beside the answers.
@@ -195,7 +267,13 @@ struct Streams {
 
 impl Streams {
     /// Lets one thing happen; returns what is answered.
-    fn take(&mut self, place: &str, scene: &Scene, now: Instant, step: &Step) -> Vec<String> {
+    fn take(
+        &mut self,
+        place: &str,
+        scene: &Scene,
+        now: Instant,
+        step: &Step,
+    ) -> Vec<ProcessingResponse> {
         if step.ends && step.watching {
             drop(self.watcher.take());
         } else if step.ends {
@@ -215,7 +293,7 @@ impl Streams {
         let Some(exchange) = &mut self.exchange else {
             return Vec::new();
         };
-        std::iter::from_fn(|| exchange.poll_answer().as_ref().map(line)).collect()
+        std::iter::from_fn(|| exchange.poll_answer()).collect()
     }
 }
 
@@ -271,6 +349,9 @@ fn message_of(place: &str, step: &Step) -> ProcessingRequest {
         if let Some(value) = value {
             all.metadata_context = Some(metadata(namespace, key, value));
         }
+    }
+    if let Some((name, value)) = &step.told {
+        all.metadata_context = Some(metadata("pointsman", name, value));
     }
     all.observability_mode = step.observed;
     all
