@@ -2,6 +2,7 @@
 
 mod kubernetes {
     pub(crate) mod api_server;
+    pub(crate) mod gateway_api;
     pub(crate) mod object;
     pub(crate) mod scene;
 
@@ -11,4 +12,5 @@ mod kubernetes {
     mod publish;
     mod reach;
     mod rights;
+    mod routes;
 }

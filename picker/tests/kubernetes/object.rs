@@ -14,27 +14,32 @@ use super::scene::eventually;
 
 /// Installs CRDs of this repository and waits until objects of them can be made.
 pub(crate) async fn install_crds(client: &Client, files: &[&str]) {
-    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
     for manifest in crds::manifest::manifests() {
         if !files.contains(&manifest.file) {
             continue;
         }
-        let definition: CustomResourceDefinition =
-            serde_json::from_value(manifest.definition).expect("a definition");
-        let name = definition.metadata.name.clone().expect("a name");
-        api.create(&PostParams::default(), &definition)
-            .await
-            .expect("the CRD is accepted");
-        eventually("the CRD is established", async || {
-            let read = api.get(&name).await.expect("the CRD is there");
-            let conditions = read.status.and_then(|status| status.conditions);
-            conditions.is_some_and(|all| {
-                all.iter()
-                    .any(|one| one.type_ == "Established" && one.status == "True")
-            })
-        })
-        .await;
+        install(client, manifest.definition).await;
     }
+}
+
+/// Installs a CRD and waits until objects of it can be made.
+pub(crate) async fn install(client: &Client, definition: Value) {
+    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
+    let definition: CustomResourceDefinition =
+        serde_json::from_value(definition).expect("a definition");
+    let name = definition.metadata.name.clone().expect("a name");
+    api.create(&PostParams::default(), &definition)
+        .await
+        .expect("the CRD is accepted");
+    eventually("the CRD is established", async || {
+        let read = api.get(&name).await.expect("the CRD is there");
+        let conditions = read.status.and_then(|status| status.conditions);
+        conditions.is_some_and(|all| {
+            all.iter()
+                .any(|one| one.type_ == "Established" && one.status == "True")
+        })
+    })
+    .await;
 }
 
 /// The CRD of the pools alone.

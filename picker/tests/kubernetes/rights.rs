@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crds::InferencePool;
 
 use super::api_server::{ApiServer, client_of};
+use super::gateway_api::{KINDS, install_gateway_api};
 use super::object::{apply_pool, install_crds, make_namespace, make_pod, pool};
 use super::scene::{eventually, pods, repository};
 
@@ -46,16 +47,49 @@ async fn with_the_rights_to_publish_it_may_write_services_and_nothing_else() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_rights_to_read_routes_it_serves_all_the_same_and_says_what_to_grant() {
+    let (_api_server, picker) = check_with("cluster", "pointsman", "anywhere", false).await;
+    let page = picker.get("/readyz").await;
+    for kind in KINDS {
+        let source = format!("{kind}.gateway.networking.k8s.io");
+        let expected = format!(
+            "[+] {source} in all namespaces (forbidden: grant get, list and watch on {source} in all namespaces)"
+        );
+        assert!(page.contains(&expected), "{page}");
+    }
+}
+
 /// Applies an overlay and runs the binary with its flags, as its service account, for a pool in `served`.
 async fn check(overlay: &str, home: &str, served: &str) -> (ApiServer, Picker) {
+    let (api_server, picker) = check_with(overlay, home, served, true).await;
+    let page = picker.get("/readyz").await;
+    assert!(!page.contains("forbidden"), "{page}");
+    let of_routes = page
+        .lines()
+        .filter(|line| line.contains("gateway.networking.k8s.io"));
+    let of_routes: Vec<&str> = of_routes.collect();
+    assert_eq!(of_routes.len(), KINDS.len(), "{page}");
+    assert!(of_routes.iter().all(|line| !line.contains('(')), "{page}");
+    (api_server, picker)
+}
+
+/// The same, with or without the rights to read routes.
+async fn check_with(overlay: &str, home: &str, served: &str, routes: bool) -> (ApiServer, Picker) {
     let api_server = ApiServer::start().await;
     let client = api_server.client.clone();
     install_crds(&client, ALL).await;
+    install_gateway_api(&client).await;
     make_namespace(&client, home).await;
     if served != home {
         make_namespace(&client, served).await;
     }
-    let rendered = render(&api_server, overlay);
+    let mut rendered = render(&api_server, overlay);
+    if !routes {
+        let with = rendered.len();
+        rendered = rendered.replace("- gateway.networking.k8s.io\n", "- nothing.example.com\n");
+        assert_ne!(rendered.len(), with, "there is a rule for routes");
+    }
     apply(&api_server, &rendered, &[]);
     let servers = pods(1).await;
     let at = servers[0].address();
@@ -75,8 +109,6 @@ async fn check(overlay: &str, home: &str, served: &str) -> (ApiServer, Picker) {
         !page.is_empty() && !page.contains("[-]")
     })
     .await;
-    let page = picker.get("/readyz").await;
-    assert!(!page.contains("forbidden"), "{page}");
     refused(&client_of(&kubeconfig).await, served).await;
     (api_server, picker)
 }
@@ -126,6 +158,7 @@ async fn refused(client: &kube::Client, namespace: &str) {
 async fn every_manifest_is_accepted_by_the_api_server() {
     let api_server = ApiServer::start().await;
     install_crds(&api_server.client, ALL).await;
+    install_gateway_api(&api_server.client).await;
     make_namespace(&api_server.client, "pointsman").await;
     make_namespace(&api_server.client, "models").await;
     for overlay in [
@@ -136,10 +169,7 @@ async fn every_manifest_is_accepted_by_the_api_server() {
         "examples/vllm-lora",
     ] {
         let rendered = render(&api_server, overlay);
-        // The CRDs of the Gateway API are not installed here.
-        let mut known = rendered.split("---\n").collect::<Vec<_>>();
-        known.retain(|document| !document.contains("kind: HTTPRoute"));
-        apply(&api_server, &known.join("---\n"), &["--dry-run=server"]);
+        apply(&api_server, &rendered, &["--dry-run=server"]);
     }
 }
 

@@ -146,6 +146,12 @@ impl Scene {
         self.gateway.send(route, id).await
     }
 
+    /// Sends a request to a host, of which the call to the picker says no more, and says which of `servers` got it.
+    pub(crate) async fn went_by_host(&self, host: &str, id: &str, servers: &[Server]) -> Went {
+        let answer = self.gateway.ask(Some(host), "/v1/completions", id).await;
+        received(answer, id, servers)
+    }
+
     /// Sends a request and says which of `servers` got it.
     pub(crate) async fn went(&self, route: &str, id: &str, servers: &[Server]) -> Went {
         self.gateway.went(route, id, servers).await
@@ -157,6 +163,11 @@ impl Gateway {
         let folder = tempfile::tempdir().expect("a folder");
         let mut routes: Vec<Route> = pools.iter().map(|pool| route(pool, Some(pool))).collect();
         routes.push(route("any", None));
+        routes.push(Route {
+            prefix: "/".to_owned(),
+            to: Upstream::OriginalDst,
+            pool: None,
+        });
         let plan = Plan {
             executable: envoy_executable(),
             folder: folder.path().to_owned(),
@@ -187,25 +198,37 @@ impl Gateway {
     }
 
     async fn send(&self, route: &str, id: &str) -> (StatusCode, String) {
-        let url = format!("http://{}/{route}/v1/completions", self.envoy.address);
+        let path = format!("/{route}/v1/completions");
+        self.ask(None, &path, id).await
+    }
+
+    async fn ask(&self, host: Option<&str>, path: &str, id: &str) -> (StatusCode, String) {
+        let url = format!("http://{}{path}", self.envoy.address);
         let body = json!({"model": "base", "prompt": "hello", "max_tokens": 1});
-        let request = self.http.post(url).header("x-request-id", id).json(&body);
+        let mut request = self.http.post(url).header("x-request-id", id).json(&body);
+        if let Some(host) = host {
+            request = request.header("host", host);
+        }
         let answer = request.send().await.expect("Envoy answers");
         (answer.status(), answer.text().await.expect("a body"))
     }
 
     pub(crate) async fn went(&self, route: &str, id: &str, servers: &[Server]) -> Went {
-        let (status, body) = self.send(route, id).await;
-        if !status.is_success() {
-            return Went::Refused(status);
-        }
-        let got = |server: &&Server| {
-            let mut received = server.received().into_iter();
-            received.any(|one| one.request_id.as_deref() == Some(id))
-        };
-        let server = servers.iter().find(got);
-        Went::To(server.unwrap_or_else(|| panic!("{id}: {body}")).address())
+        received(self.send(route, id).await, id, servers)
     }
+}
+
+/// Where the request with this answer went.
+fn received((status, body): (StatusCode, String), id: &str, servers: &[Server]) -> Went {
+    if !status.is_success() {
+        return Went::Refused(status);
+    }
+    let got = |server: &&Server| {
+        let mut received = server.received().into_iter();
+        received.any(|one| one.request_id.as_deref() == Some(id))
+    };
+    let server = servers.iter().find(got);
+    Went::To(server.unwrap_or_else(|| panic!("{id}: {body}")).address())
 }
 
 /// Starts a picker in this process.
