@@ -3,16 +3,18 @@
 //! A pick opens an entry and debits its endpoint in the same step; the entry is closed exactly once, however the
 //! request ends. The debits of an endpoint are always the sum over its open entries.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hashbrown::HashTable;
 use serde::Serialize;
 
 use crate::adapter::names::ModelId;
 use crate::endpoint::EndpointKey;
 use crate::request::RequestKey;
+use crate::seed::mix;
 use crate::time::Instant;
 
 /// How a request is followed to its end, which is up to what the proxy sends.
@@ -95,13 +97,31 @@ pub struct Load {
 }
 
 /// All requests in flight of one pool.
+///
+/// Its memory follows the most that were ever in flight: once it is that large, opening and closing entries allocate nothing.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    entries: BTreeMap<RequestKey, Entry>,
-    /// In the order of the keys.
-    loads: Vec<(EndpointKey, Load)>,
-    /// Open entries that are [`Following::Released`], by the end that is expected.
-    released: BTreeSet<(Instant, RequestKey)>,
+    entries: Entries,
+    /// In the order of the endpoints' keys.
+    accounts: Vec<Account>,
+    /// The released entry whose end is expected first, of all endpoints.
+    next_release: Option<Release>,
+}
+
+/// The open entries. They are looked up and never walked, so that the order of the table decides nothing.
+#[derive(Debug, Default)]
+struct Entries(HashTable<(RequestKey, Entry)>);
+
+/// The end that is expected of a released entry.
+type Release = (Instant, RequestKey);
+
+/// What is booked on one endpoint.
+#[derive(Debug)]
+struct Account {
+    endpoint: EndpointKey,
+    load: Load,
+    /// Entries that are [`Following::Released`], in order.
+    releases: VecDeque<Release>,
 }
 
 impl Ledger {
@@ -109,7 +129,7 @@ impl Ledger {
     pub fn open(&mut self, now: Instant, request: RequestKey, entry: Entry) {
         self.close(request);
         if let Prefill::Unseen(span) = entry.prefill {
-            let load = self.load_mut(entry.endpoint);
+            let load = &mut self.account(entry.endpoint).load;
             load.unseen_until = load.unseen_until.max(now) + span;
         }
         self.put(request, entry);
@@ -145,64 +165,74 @@ impl Ledger {
 
     /// Closes an entry and ends its debit; `None` if it is not open (any more).
     pub fn close(&mut self, request: RequestKey) -> Option<Entry> {
-        let entry = self.entries.remove(&request)?;
+        let entry = self.entries.remove(request)?;
+        let account = self.account(entry.endpoint);
+        account.load.credit(&entry);
         if entry.following == Following::Released {
-            self.released.remove(&(entry.expected_end, request));
+            let release = (entry.expected_end, request);
+            if let Ok(place) = account.releases.binary_search(&release) {
+                account.releases.remove(place);
+            }
+            if self.next_release == Some(release) {
+                let first = |account: &Account| account.releases.front().copied();
+                self.next_release = self.accounts.iter().filter_map(first).min();
+            }
         }
-        self.load_mut(entry.endpoint).credit(&entry);
         Some(entry)
     }
 
     /// Forgets endpoints that are not `kept` and have nothing in flight.
     pub fn retain(&mut self, kept: impl Fn(EndpointKey) -> bool) {
-        self.loads
-            .retain(|(endpoint, load)| load.requests > 0 || kept(*endpoint));
+        self.accounts
+            .retain(|account| account.load.requests > 0 || kept(account.endpoint));
     }
 
     /// The released entry whose end is expected first, and when that is.
     #[must_use]
     pub fn next_release(&self) -> Option<(Instant, RequestKey)> {
-        self.released.first().copied()
+        self.next_release
     }
 
     /// The released entry at `endpoint` that was opened before `opened` and whose end is expected first.
     #[must_use]
     pub fn next_release_at(&self, endpoint: EndpointKey, opened: Instant) -> Option<RequestKey> {
-        let mut released = self.released.iter().map(|&(_, request)| request);
-        released.find(|request| {
+        let account = &self.accounts[self.place(endpoint).ok()?];
+        let mut released = account.releases.iter().map(|&(_, request)| request);
+        released.find(|&request| {
             let entry = self.entries.get(request);
-            entry.is_some_and(|entry| entry.endpoint == endpoint && entry.opened < opened)
+            entry.is_some_and(|entry| entry.opened < opened)
         })
     }
 
     /// The open entry of a request.
     #[must_use]
     pub fn entry(&self, request: RequestKey) -> Option<&Entry> {
-        self.entries.get(&request)
+        self.entries.get(request)
     }
 
     /// What is in flight at `endpoint`.
     #[must_use]
     pub fn load(&self, endpoint: EndpointKey) -> Load {
-        let place = self.loads.binary_search_by_key(&endpoint, |(key, _)| *key);
-        place.map_or_else(|_| Load::default(), |place| self.loads[place].1)
+        let place = self.place(endpoint);
+        place.map_or_else(|_| Load::default(), |place| self.accounts[place].load)
     }
 
     /// What is in flight where, in the order of the keys; endpoints that never had a request may be left out.
     pub fn loads(&self) -> impl Iterator<Item = (EndpointKey, &Load)> {
-        self.loads.iter().map(|(endpoint, load)| (*endpoint, load))
+        let accounts = self.accounts.iter();
+        accounts.map(|account| (account.endpoint, &account.load))
     }
 
     /// Requests in flight.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.entries.0.len()
     }
 
     /// Whether nothing is in flight.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.entries.0.is_empty()
     }
 
     /// Changes an entry, and its debit with it.
@@ -214,20 +244,56 @@ impl Ledger {
     }
 
     fn put(&mut self, request: RequestKey, entry: Entry) {
+        let account = self.account(entry.endpoint);
+        account.load.debit(&entry);
         if entry.following == Following::Released {
-            self.released.insert((entry.expected_end, request));
+            let release = (entry.expected_end, request);
+            let place = account.releases.partition_point(|other| *other < release);
+            account.releases.insert(place, release);
+            let earlier = self.next_release.unwrap_or(release).min(release);
+            self.next_release = Some(earlier);
         }
-        self.load_mut(entry.endpoint).debit(&entry);
         self.entries.insert(request, entry);
     }
 
-    fn load_mut(&mut self, endpoint: EndpointKey) -> &mut Load {
-        let place = self.loads.binary_search_by_key(&endpoint, |(key, _)| *key);
-        let place = place.unwrap_or_else(|place| {
-            self.loads.insert(place, (endpoint, Load::default()));
+    fn place(&self, endpoint: EndpointKey) -> Result<usize, usize> {
+        self.accounts
+            .binary_search_by_key(&endpoint, |account| account.endpoint)
+    }
+
+    /// The account of an endpoint, which is opened if there is none.
+    fn account(&mut self, endpoint: EndpointKey) -> &mut Account {
+        let place = self.place(endpoint).unwrap_or_else(|place| {
+            let account = Account {
+                endpoint,
+                load: Load::default(),
+                releases: VecDeque::new(),
+            };
+            self.accounts.insert(place, account);
             place
         });
-        &mut self.loads[place].1
+        &mut self.accounts[place]
+    }
+}
+
+impl Entries {
+    fn get(&self, request: RequestKey) -> Option<&Entry> {
+        let found = self.0.find(mix(request.0), |(key, _)| *key == request)?;
+        Some(&found.1)
+    }
+
+    /// Adds an entry; there must be none of that key.
+    fn insert(&mut self, request: RequestKey, entry: Entry) {
+        let hash = |(key, _): &(RequestKey, Entry)| mix(key.0);
+        self.0.insert_unique(mix(request.0), (request, entry), hash);
+    }
+
+    fn remove(&mut self, request: RequestKey) -> Option<Entry> {
+        let found = self
+            .0
+            .find_entry(mix(request.0), |(key, _)| *key == request);
+        let ((_, entry), _) = found.ok()?.remove();
+        Some(entry)
     }
 }
 

@@ -47,11 +47,16 @@ pub fn name_hash(name: &str) -> u64 {
 }
 
 /// The weight of a place for a key, both by their hashes: the key belongs to the place of the greatest weight, whatever other places there are (Thaler and
-/// Ravishankar 1998). The mixing is `SplitMix64`'s (Steele, Lea and Flood 2014).
+/// Ravishankar 1998).
 #[must_use]
 pub const fn rendezvous(key: u64, place: u64) -> u64 {
-    let mut mixed = key ^ place.rotate_left(32);
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mix(key ^ place.rotate_left(32))
+}
+
+/// The same number for the same `number` always, with its bits well mixed (`SplitMix64`; Steele, Lea and Flood 2014).
+#[must_use]
+pub const fn mix(number: u64) -> u64 {
+    let mut mixed = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     mixed ^ (mixed >> 31)
 }

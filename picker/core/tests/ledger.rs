@@ -38,9 +38,15 @@ fn entries() -> impl Strategy<Value = Entry> {
         Just(Prefill::Seen),
         (0..80_u64).prop_map(|ms| Prefill::Unseen(Duration::from_millis(ms)))
     ];
-    (0..4_u32, 0..50_000_u64, 0..300_u64, prefill).prop_map(
-        |(endpoint, prompt, output, prefill)| Entry {
+    let following = prop_oneof![
+        Just((Following::Full, 0)),
+        (0..20_u64).prop_map(|ends| (Following::Released, ends))
+    ];
+    (0..4_u32, 0..50_000_u64, 0..300_u64, prefill, following).prop_map(
+        |(endpoint, prompt, output, prefill, (following, ends))| Entry {
             prefill,
+            following,
+            expected_end: Instant::from_millis(ends),
             ..entry(endpoint, Instant::ZERO, prompt, output)
         },
     )
@@ -106,6 +112,17 @@ fn summed(ledger: &Ledger) -> BTreeMap<EndpointKey, Load> {
     loads
 }
 
+/// The released entry, of those at `endpoint` if one is given, that is expected to end first.
+fn first_release(ledger: &Ledger, endpoint: Option<EndpointKey>) -> Option<(Instant, RequestKey)> {
+    let open = (0..6)
+        .map(RequestKey)
+        .filter_map(|request| Some((request, ledger.entry(request)?)));
+    open.filter(|(_, entry)| entry.following == Following::Released)
+        .filter(|(_, entry)| endpoint.is_none_or(|endpoint| entry.endpoint == endpoint))
+        .map(|(request, entry)| (entry.expected_end, request))
+        .min()
+}
+
 proptest! {
     #[test]
     fn loads_are_the_sum_over_open_entries_for_any_order_of_calls(calls in prop::collection::vec(call(), 0..80)) {
@@ -118,6 +135,11 @@ proptest! {
             prop_assert_eq!(busy.collect::<BTreeMap<_, _>>(), loads.clone());
             let requests: u64 = loads.values().map(|load| load.requests).sum();
             prop_assert_eq!(ledger.len() as u64, requests);
+            prop_assert_eq!(ledger.next_release(), first_release(&ledger, None));
+            for endpoint in (0..4).map(EndpointKey) {
+                let first = first_release(&ledger, Some(endpoint)).map(|(_, request)| request);
+                prop_assert_eq!(ledger.next_release_at(endpoint, Instant::from_millis(1)), first);
+            }
             prop_assert_eq!(ledger.is_empty(), requests == 0);
         }
         for request in 0..6 {
