@@ -1,4 +1,4 @@
-//! `pointsman why`: the receipt of one decision, fetched from a running picker and told in words.
+//! `pointsman why`: receipts of decisions, fetched from a running picker and told in words.
 
 use std::fmt::Write;
 
@@ -22,7 +22,7 @@ pub enum WhyError {
     Refused(String),
 }
 
-/// Asks the picker about a request and tells its receipt, in lines for people.
+/// Asks the picker about a request, or about its last decisions, and tells the receipts in lines for people.
 ///
 /// # Errors
 /// [`WhyError`].
@@ -31,8 +31,11 @@ pub async fn tell(why: &Why) -> Result<String, WhyError> {
     let mut url = Url::parse(&format!("http://{}", why.admin)).map_err(|_| wrong())?;
     // As a segment of its own, since an id may hold anything that a client thought of.
     let mut path = url.path_segments_mut().map_err(|()| wrong())?;
-    path.extend(["debug", "decisions", &why.request_id]);
+    path.extend(["debug", "decisions"]).extend(&why.request_id);
     drop(path);
+    if let Some(last) = why.last {
+        url.set_query(Some(&format!("limit={last}")));
+    }
     let unreachable = |error| WhyError::Unreachable(why.admin.clone(), error);
     let client = reqwest::Client::builder()
         .no_proxy()
@@ -44,8 +47,13 @@ pub async fn tell(why: &Why) -> Result<String, WhyError> {
     if !known {
         return Err(WhyError::Refused(text));
     }
-    let receipt = serde_json::from_str(&text).map_err(|_| WhyError::Refused(text))?;
-    Ok(in_words(&receipt))
+    let answer: Value = serde_json::from_str(&text).map_err(|_| WhyError::Refused(text))?;
+    let receipts = match &answer["decisions"] {
+        Value::Array(receipts) => receipts.as_slice(),
+        _ => std::slice::from_ref(&answer),
+    };
+    let told: Vec<String> = receipts.iter().map(in_words).collect();
+    Ok(told.join("\n"))
 }
 
 /// A receipt as a person would want to read it.
@@ -112,6 +120,10 @@ fn request(receipt: &Value) -> String {
         text,
         ", about {prompt:.0} prompt tokens, {output:.0} to generate"
     );
+    let sequences = number(&request["sequences"]);
+    if sequences > 1.0 {
+        let _infallible = write!(text, " in {sequences:.0} sequences");
+    }
     if request["streamed"] == true {
         text.push_str(", streamed");
     }
@@ -313,7 +325,7 @@ mod tests {
         };
         let receipt = json!({
             "request_id": "r1", "pool": "ai/chat",
-            "request": {"api": "completions", "body": "read", "model": "a", "streamed": true},
+            "request": {"api": "completions", "body": "read", "model": "a", "sequences": 2, "streamed": true},
             "prompt_tokens": 193, "output_tokens": 40, "candidate_count": 9, "ties": 1, "margin_ms": 300.0,
             "candidates": [
                 candidate("ai/vllm-0", "10.0.0.1:8000", 6, "resident", 0.0, 500.0),
@@ -326,7 +338,7 @@ mod tests {
         check(
             &receipt,
             "
-Request r1 to pool ai/chat: a completion, model `a`, about 193 prompt tokens, 40 to generate, streamed.
+Request r1 to pool ai/chat: a completion, model `a`, about 193 prompt tokens, 40 to generate in 2 sequences, streamed.
 
   -> ai/vllm-0                10.0.0.1:8000             500 ms = ahead 10 + prompt 20 + decode 470                        6 of ours, 0.5 of others, adapter resident
      ai/vllm-1                10.0.0.2:8000             800 ms = ahead 10 + prompt 20 + adapter 300 + decode 470          0 of ours, 0.5 of others, adapter to be loaded

@@ -5,12 +5,12 @@
 //! ahead   = the time that the prompts before it still take
 //! prompt  = c_p x prompt tokens + fixed
 //! adapter = until a slot is free + load
-//! decode  = o x step(b + 1)
-//! harm    = b x ((c_p x prompt tokens + load) / 2 + o x c_d), and what those lose that wait for a slot
+//! decode  = o x step(b + n), and until the last of its n sequences has a place
+//! harm    = b x ((c_p x prompt tokens + load) / 2 + n x o x c_d), and what those lose that wait for a slot
 //! risk    = what it costs if the endpoint fails the request, times how likely that is
 //! ```
 //!
-//! with `step(b) = a + c_d x b`, `b` sequences decoding there, `o` tokens to generate, and `service` the time that a request decodes there.
+//! with `step(b) = a + c_d x b`, `b` sequences decoding there, `o` tokens to generate for each of `n` sequences, and `service` the time that a request decodes there.
 //! The first five are what the request itself waits for; `harm` is what it takes from those that run: its prompt and its
 //! adapter lengthen their steps, and so does its place in the batch. `docs/concepts/cost.md` explains each with an example, and has the sources.
 
@@ -22,7 +22,7 @@ use crate::rates::Rates;
 /// What an endpoint has before it already, and what it would have to do for the adapter.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Situation {
-    /// Requests there, of ours and of others, for each engine behind the address.
+    /// Requests there, of ours and of others, for each engine behind the address; as engines count them, to whom each sequence is one.
     pub requests: f64,
     /// How long the prompts there will still be computed, in milliseconds.
     pub prefill_ms: f64,
@@ -56,8 +56,22 @@ impl Situation {
 pub struct Work {
     /// Prompt tokens to compute.
     pub prompt_tokens: f64,
-    /// Tokens to generate.
+    /// Tokens to generate for each sequence.
     pub output_tokens: f64,
+    /// Sequences to generate, 1 to [`SEQUENCES_MAX`].
+    pub sequences: f64,
+}
+
+/// A request counts as so many sequences at the most, whatever it asks for: the most that vLLM runs at once unless told otherwise (`max_num_seqs`
+/// in `vllm/engine/arg_utils.py`).
+pub const SEQUENCES_MAX: u32 = 1_024;
+
+impl Work {
+    /// How many of its sequences find a place at once beside `decoding` others; the first waits for one.
+    #[must_use]
+    pub fn joining(&self, decoding: f64, slots: f64) -> f64 {
+        self.sequences.min((slots - decoding).max(1.0))
+    }
 }
 
 /// The terms of a cost, in milliseconds.
@@ -94,11 +108,13 @@ impl Cost {
         let decoding = situation.requests.min(slots);
         let output_tokens = situation.mean_output_tokens.unwrap_or(work.output_tokens);
         let service_ms = output_tokens * rates.step(decoding);
-        let excess = (situation.requests + 1.0 - slots).max(0.0);
-        let mut admit_ms = 0.0;
-        if excess > 0.0 {
-            admit_ms += excess * service_ms / slots.max(1.0);
-        }
+        let joining = work.joining(decoding, slots);
+        let until_free = |wanted: f64| {
+            let excess = (situation.requests + wanted - slots).max(0.0);
+            excess * service_ms / slots.max(1.0)
+        };
+        let mut admit_ms = until_free(1.0);
+        let rest_waits_ms = until_free(work.sequences) - admit_ms;
         // As the requests there end, all of the blocks come free in a request's time.
         admit_ms += (situation.kv_demand - 1.0).max(0.0) * service_ms;
         let prompt_ms = rates.prompt_token_ms * work.prompt_tokens;
@@ -107,13 +123,13 @@ impl Cost {
         } else {
             0.0
         };
-        let step_share_ms = work.output_tokens * rates.sequence_ms;
+        let step_share_ms = work.sequences * work.output_tokens * rates.sequence_ms;
         Self {
             admit_ms,
             ahead_ms: situation.prefill_ms,
             prompt_ms: prompt_ms + rates.fixed_ms,
             adapter_ms: situation.claim.wait_ms + load_ms,
-            decode_ms: work.output_tokens * rates.step(decoding + 1.0),
+            decode_ms: work.output_tokens * rates.step(decoding + joining) + rest_waits_ms,
             harm_ms: decoding * (STALL_SHARE * (prompt_ms + load_ms) + step_share_ms)
                 + situation.claim.delays_ms,
             risk_ms: situation.failure * FAILURE_MS,
@@ -148,6 +164,7 @@ mod tests {
     const WORK: Work = Work {
         prompt_tokens: 100.0,
         output_tokens: 20.0,
+        sequences: 1.0,
     };
     /// Prompt 100 x 0.1 + fixed 5; 20 steps of 10 + 1.
     const ALONE: Cost = Cost {
@@ -162,7 +179,11 @@ mod tests {
     const IDLE: Situation = Situation::IDLE;
 
     fn check(situation: Situation, expected: Cost) {
-        let cost = Cost::of(&RATES, &situation, &WORK);
+        check_of(WORK, situation, expected);
+    }
+
+    fn check_of(work: Work, situation: Situation, expected: Cost) {
+        let cost = Cost::of(&RATES, &situation, &work);
         let terms = |cost: &Cost| {
             let own = [
                 cost.admit_ms,
@@ -230,6 +251,50 @@ mod tests {
             ..ALONE
         };
         check(full, expected);
+    }
+
+    #[test]
+    fn several_sequences_decode_side_by_side_and_wait_for_places_of_their_own() {
+        let three = Work {
+            sequences: 3.0,
+            ..WORK
+        };
+        // 20 steps of 10 + 2 + 3. Each of two others loses half of the prompt's 10 and 3 x 20 x 1 for the tokens.
+        let roomy = Situation {
+            requests: 2.0,
+            ..IDLE
+        };
+        let expected = Cost {
+            decode_ms: 300.0,
+            harm_ms: 2.0 * 65.0,
+            ..ALONE
+        };
+        check_of(three, roomy, expected);
+        // One finds a place: 20 steps of 10 + 3 + 1. The others wait for two to leave, four of which take 30 steps of 10 + 3 = 390 each: 2 x 390 / 4.
+        let narrow = Situation {
+            requests: 3.0,
+            slots: Some(4.0),
+            mean_output_tokens: Some(30.0),
+            ..IDLE
+        };
+        let expected = Cost {
+            decode_ms: 280.0 + 195.0,
+            harm_ms: 3.0 * 65.0,
+            ..ALONE
+        };
+        check_of(three, narrow, expected);
+        // Two have to leave before the first joins: 2 x 420 / 4; then two more before the last does.
+        let full = Situation {
+            requests: 5.0,
+            ..narrow
+        };
+        let expected = Cost {
+            admit_ms: 210.0,
+            decode_ms: 300.0 + 210.0,
+            harm_ms: 4.0 * 65.0,
+            ..ALONE
+        };
+        check_of(three, full, expected);
     }
 
     #[test]

@@ -55,7 +55,9 @@ pub struct Entry {
     pub prompt_bytes: u64,
     /// Prompt tokens to be computed for it.
     pub prompt_tokens: u64,
-    /// Tokens that it is expected to generate.
+    /// Sequences that it generates.
+    pub sequences: u64,
+    /// Tokens that it is expected to generate, of all its sequences.
     pub output_tokens: u64,
     /// Tokens that it has generated so far.
     pub generated: u64,
@@ -81,6 +83,8 @@ pub enum Prefill {
 pub struct Load {
     /// Requests.
     pub requests: u64,
+    /// Sequences that they generate, which engines count as requests.
+    pub sequences: u64,
     /// Of those, requests whose first token will be seen and has not come.
     pub prefilling: u64,
     /// Prompt tokens of those.
@@ -307,6 +311,7 @@ impl Load {
     fn debit(&mut self, entry: &Entry) {
         let (prefilling, prefill_tokens) = entry.prefill();
         self.requests += 1;
+        self.sequences += entry.sequences;
         self.prefilling += prefilling;
         self.prefill_tokens += prefill_tokens;
         self.decode_tokens += entry.decode_tokens();
@@ -318,6 +323,7 @@ impl Load {
     fn credit(&mut self, entry: &Entry) {
         let (prefilling, prefill_tokens) = entry.prefill();
         self.requests -= 1;
+        self.sequences -= entry.sequences;
         self.prefilling -= prefilling;
         self.prefill_tokens -= prefill_tokens;
         self.decode_tokens -= entry.decode_tokens();

@@ -57,7 +57,7 @@ pub struct Member {
     rates: Rates,
     /// Smoothed requests that others sent here.
     foreign: f64,
-    /// The most requests of ours in flight since the last reading.
+    /// The most sequences of ours in flight since the last reading.
     own_peak: u64,
     /// Tokens of the prompts that were sent here since the last reading.
     sent_tokens: u64,
@@ -214,7 +214,7 @@ impl Member {
         &self.drain
     }
 
-    /// Notes that a request of `prompt_tokens` was sent there, the `own`th in flight; `loads` if an adapter has to be loaded for it.
+    /// Notes that a request of `prompt_tokens` was sent there, and that `own` sequences are in flight with it; `loads` if an adapter has to be loaded for it.
     pub fn on_pick(&mut self, own: u64, prompt_tokens: u64, loads: bool) {
         self.on_own(own);
         self.sent_tokens = self.sent_tokens.saturating_add(prompt_tokens);
@@ -223,7 +223,7 @@ impl Member {
         }
     }
 
-    /// Notes that `own` requests of ours are in flight there.
+    /// Notes that `own` sequences of ours are in flight there.
     pub fn on_own(&mut self, own: u64) {
         self.own_peak = self.own_peak.max(own);
         if own == 0 && self.foreign == 0.0 {
@@ -241,7 +241,7 @@ impl Member {
         names: &Names,
         pace: &mut Pace,
     ) -> (f64, f64) {
-        self.note_foreign(&reading, own.requests);
+        self.note_foreign(&reading, own.sequences);
         self.note_slots(&reading);
         if self.restarted(&reading) {
             self.adapters.on_restart();

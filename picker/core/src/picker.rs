@@ -13,7 +13,7 @@ pub use self::state::EndpointState;
 use crate::action::{Action, Pick, Refusal};
 use crate::adapter::Model;
 use crate::adapter::names::{IdSet, ModelId, Names};
-use crate::cost::Work;
+use crate::cost::{SEQUENCES_MAX, Work};
 use crate::endpoint::{Endpoint, EndpointKey, Reading};
 use crate::event::{Arrival, Ending, Event, Following};
 use crate::flow::{self, Admission};
@@ -275,6 +275,7 @@ impl Picker {
                     0
                 },
                 prompt_tokens: receipt.prompt_tokens,
+                sequences: ask.work.sequences as u64,
                 output_tokens: receipt.output_tokens,
                 generated: 0,
                 prefill: prefill(arrival, member.rates(), &ask.work, loads),
@@ -283,7 +284,8 @@ impl Picker {
         );
         let ttft_ms = receipt.expected_ttft_ms.unwrap_or_default();
         member.health.on_pick(now, taken.load.requests, ttft_ms);
-        member.on_pick(taken.load.requests + 1, receipt.prompt_tokens, loads);
+        let sequences = taken.load.sequences + ask.work.sequences as u64;
+        member.on_pick(sequences, receipt.prompt_tokens, loads);
         member.hasten(now, member::BEAT_OWN, &mut self.pace);
         self.next_due = earlier(self.next_due, member.due());
         Pick {
@@ -342,7 +344,7 @@ impl Picker {
             return;
         };
         self.leave(now, picked, model);
-        let own = self.ledger.load(server).requests;
+        let own = self.ledger.load(server).sequences;
         self.change(server, |member, pace| {
             member.on_own(own);
             if let Some(model) = model {
@@ -403,8 +405,9 @@ impl Picker {
         };
         let seen = running.saturating_add(reading.waiting().unwrap_or(0));
         let old = Instant::from_nanos(now.as_nanos().saturating_sub(GAUGE_LAG.as_nanos() as u64));
-        while self.ledger.load(key).requests > seen
-            && let Some(request) = self.ledger.next_release_at(key, old)
+        while let Some(request) = self.ledger.next_release_at(key, old)
+            && let Some(entry) = self.ledger.entry(request)
+            && self.ledger.load(key).sequences >= seen.saturating_add(entry.sequences)
         {
             self.close(now, request, End::Presumed, Ending::default());
         }
@@ -497,7 +500,8 @@ impl Picker {
         if let Some(tokens) = ending.prompt_tokens.filter(|_| entry.prompt_bytes > 0) {
             self.bytes_per_token.on_usage(entry.prompt_bytes, tokens);
         }
-        let counted = ending.generated.map(|tokens| tokens as f64);
+        let sequences = entry.sequences.max(1) as f64;
+        let counted = ending.generated.map(|tokens| tokens as f64 / sequences);
         // A duration tells of tokens only where nothing was waited for, and the step's time is known.
         let learnt = place(&self.members, entry.endpoint).filter(|&place| {
             let member = &self.members[place];
@@ -505,7 +509,7 @@ impl Picker {
         });
         let tokens = counted.or_else(|| {
             let expected_ms = entry.expected_end.ms_since(entry.opened) - entry.expected_ttft_ms;
-            let step_ms = expected_ms / entry.output_tokens.max(1) as f64;
+            let step_ms = expected_ms * sequences / entry.output_tokens.max(1) as f64;
             let decode_ms = now.ms_since(entry.opened) - entry.expected_ttft_ms;
             learnt
                 .filter(|_| step_ms > 0.0)
@@ -541,6 +545,7 @@ impl Picker {
         Work {
             prompt_tokens: request.prompt_tokens(self.bytes_per_token.get()),
             output_tokens: self.lengths.expected(&asked).round(),
+            sequences: f64::from(request.sequences.clamp(1, SEQUENCES_MAX)),
         }
     }
 }

@@ -267,14 +267,16 @@ fn price(now: Instant, index: usize, member: &Member, load: Load, ask: &Ask<'_>)
         }
     };
     let engines = member.engines() as f64;
-    let requests = (load.requests as f64 + foreign) / engines;
+    let requests = (load.sequences as f64 + foreign) / engines;
     let slots = member.slots().map(|slots| slots as f64);
     let claim = ask.model.map_or(Claim::NONE, |model| {
-        let decoding = requests.min(slots.unwrap_or(f64::INFINITY));
-        let service_ms = ask.work.output_tokens * rates.step(decoding + 1.0);
+        let slots = slots.unwrap_or(f64::INFINITY);
+        let decoding = requests.min(slots);
+        let batch = decoding + ask.work.joining(decoding, slots);
+        let service_ms = ask.work.output_tokens * rates.step(batch);
         member.adapters.claim(now, model, service_ms)
     });
-    let own = load.requests as f64;
+    let own = load.sequences as f64;
     let situation = Situation {
         requests,
         prefill_ms: load.prefill_ms(now, rates.prompt_token_ms) / engines,

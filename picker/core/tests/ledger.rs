@@ -65,6 +65,7 @@ fn entry(endpoint: u32, opened: Instant, prompt_tokens: u64, output_tokens: u64)
         expected_ttft_ms: 0.0,
         prompt_bytes: 4 * prompt_tokens,
         prompt_tokens,
+        sequences: 1 + prompt_tokens % 3,
         output_tokens,
         generated: 0,
         prefill: Prefill::Seen,
@@ -101,6 +102,7 @@ fn summed(ledger: &Ledger) -> BTreeMap<EndpointKey, Load> {
     for entry in (0..6).filter_map(|request| ledger.entry(RequestKey(request))) {
         let load = loads.entry(entry.endpoint).or_default();
         load.requests += 1;
+        load.sequences += entry.sequences;
         if entry.prefill == Prefill::Seen {
             load.prefilling += 1;
             load.prefill_tokens += entry.prompt_tokens;
@@ -160,6 +162,7 @@ fn a_first_token_ends_the_debit_of_the_prompt_and_progress_that_of_the_tokens() 
     let load = |ledger: &Ledger| ledger.load(EndpointKey(1));
     let waiting = Load {
         requests: 1,
+        sequences: 3,
         prefilling: 1,
         prefill_tokens: 500,
         decode_tokens: 100,

@@ -45,7 +45,7 @@ impl Picker {
             standing: arrival.standing.clone(),
             rewrite: arrival.rewrite.clone(),
             prompt_tokens: work.prompt_tokens as u64,
-            output_tokens: work.output_tokens as u64,
+            output_tokens: (work.sequences * work.output_tokens) as u64,
             endpoints: self.members.len(),
             generation: self.generation,
             candidates: candidates.map(candidate).collect(),

@@ -3,9 +3,10 @@
 use picker_core::Event;
 use picker_core::action::Refusal;
 use picker_core::adapter::Need;
+use picker_core::cost::SEQUENCES_MAX;
 use picker_core::endpoint::{Endpoint, Subset};
 use picker_core::engine::Engine;
-use picker_core::event::Following;
+use picker_core::event::{Ending, Following};
 use picker_core::receipt::End;
 use picker_core::request::{Body, Request};
 use picker_core::schedule::{Exclusion, TIE_MS, TIE_SHARE};
@@ -400,6 +401,68 @@ fn fallbacks_are_the_next_cheapest_and_those_on_hosts_of_their_own_come_first() 
         all.sort_unstable();
         assert_eq!(all, ranks.map(|rank| rank.parse().expect("an address")));
     }
+}
+
+/// A completion that asks for `n` choices.
+fn choices(n: u32) -> Request {
+    let body = format!(r#"{{"model":"m","n":{n},"stream":true,"prompt":"Hello"}}"#);
+    Request::scan("/v1/completions", body.as_bytes())
+}
+
+#[test]
+fn each_sequence_that_a_request_asks_for_is_booked_and_seen_as_our_own() {
+    let mut pool = Pool::of(1);
+    let pick = pool.place(choices(4), None).expect("one is there");
+    // 256 tokens each, by the prior.
+    assert_eq!(pick.receipt.output_tokens, 4 * 256);
+    let own = pool.state(0).own;
+    assert_eq!((own.requests, own.sequences), (1, 4));
+    assert_eq!(own.decode_tokens, 4 * 256);
+    // A step with four takes 15 + 4 x 0.05; the first token comes after one with nobody before it.
+    let decode_ms = pick.receipt.candidates[0].cost.decode_ms;
+    assert!((decode_ms - 256.0 * 15.2).abs() < 1e-9, "{decode_ms}");
+    pool.answer(0, Answer::Page(reading(4, 0)));
+    pool.after(3_000.0);
+    assert_eq!(pool.state(0).foreign, 0.0, "none of the four is another's");
+    let ending = Ending {
+        status: Some(200),
+        complete: true,
+        generated: Some(400),
+        ..Ending::default()
+    };
+    pool.tell(Event::Ended(pick.request, ending));
+    assert_eq!(pool.state(0).own.sequences, 0);
+    // 100 tokens a sequence: (100 + 10 x 256) / 11 = 242 by the group of requests, (100 + 10 x 242) / 11 = 229 by the model.
+    let pick = pool.place(choices(4), None).expect("one is there");
+    assert_eq!(pick.receipt.output_tokens, 4 * 229);
+}
+
+#[test]
+fn a_request_for_more_sequences_than_any_engine_runs_counts_as_many_as_one_does() {
+    let mut pool = Pool::of(2);
+    for _ in 0..3 {
+        let pick = pool
+            .place(choices(1_000_000_000), None)
+            .expect("two are there");
+        assert_eq!(pick.receipt.request.sequences, 1_000_000_000);
+        assert_eq!(pick.receipt.output_tokens, u64::from(SEQUENCES_MAX) * 256);
+    }
+    let booked = (0..2).map(|key| pool.state(key).own.sequences).sum::<u64>();
+    assert_eq!(booked, 3 * u64::from(SEQUENCES_MAX));
+}
+
+#[test]
+fn a_released_request_of_several_sequences_is_over_when_a_reading_has_room_for_none_of_them() {
+    let mut pool = Pool::of(1);
+    pool.answer(0, Answer::Page(reading(4, 0)));
+    pool.place_as(Following::Released, 0, choices(4), None)
+        .expect("one is there");
+    pool.answer(0, Answer::Page(reading(1, 0)));
+    pool.after(3_000.0);
+    assert_eq!(pool.state(0).own.requests, 1, "one of its four still runs");
+    pool.answer(0, Answer::Page(reading(0, 0)));
+    pool.after(800.0);
+    assert_eq!(pool.state(0).own.requests, 0);
 }
 
 #[test]
