@@ -13,11 +13,13 @@ use axum::routing::get;
 use picker_core::picker::EndpointState;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use crate::driver::{Pools, Stored};
+use crate::driver::{Filter, Pools};
 use crate::shutdown::Readiness;
 
+/// How many receipts an answer lists where nobody says.
+const LIST_DEFAULT: usize = 20;
 /// The most receipts that one answer lists.
 const LIST_MAX: usize = 1000;
 
@@ -106,17 +108,10 @@ async fn state(State(admin): State<Admin>) -> Response {
     Json(serde_json::json!({ "pools": state.collect::<Vec<_>>() })).into_response()
 }
 
-/// Which decisions to list.
-#[derive(Deserialize)]
-struct Listing {
-    limit: Option<usize>,
-}
-
-async fn decisions(State(admin): State<Admin>, Query(listing): Query<Listing>) -> Response {
-    let limit = listing.limit.unwrap_or(20).min(LIST_MAX);
+async fn decisions(State(admin): State<Admin>, Query(filter): Query<Filter>) -> Response {
+    let most = filter.limit.unwrap_or(LIST_DEFAULT).min(LIST_MAX);
     let receipts = admin.pools.receipts();
-    let latest = receipts.latest(limit);
-    let found: Vec<Stored> = latest.iter().filter_map(|id| receipts.get(id)).collect();
+    let found = receipts.list(admin.pools.now(), &filter, most);
     Json(serde_json::json!({ "decisions": found })).into_response()
 }
 

@@ -50,7 +50,7 @@ use self::cards::Cards;
 pub use self::clock::Clock;
 pub use self::flight::Flight;
 pub use self::metrics::DriverMetrics;
-pub use self::receipts::{Receipts, Stored};
+pub use self::receipts::{Filter, Receipts, Stored};
 pub use self::refused::Refused;
 pub use self::sources::{Need, SourceState, Sources};
 pub use self::spec::PoolSpec;
@@ -251,6 +251,12 @@ impl Pools {
         let mut all: Vec<Handle> = self.handles.iter().map(|entry| entry.clone()).collect();
         all.sort_by(|one, other| one.inner.pool.cmp(&other.inner.pool));
         all
+    }
+
+    /// The time by the clock of receipts.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.shared.clock.now()
     }
 
     /// The receipts of late decisions.

@@ -34,11 +34,15 @@ pub enum Command {
     Why(Why),
 }
 
-/// Which decision to tell of.
+/// Which decisions to tell of.
 #[derive(Clone, Debug, Args)]
 pub struct Why {
     /// The request's `x-request-id`.
-    pub request_id: String,
+    #[arg(required_unless_present = "last")]
+    pub request_id: Option<String>,
+    /// Instead, the last so many decisions, the latest first.
+    #[arg(long, value_name = "N", conflicts_with = "request_id")]
+    pub last: Option<usize>,
     /// The metrics port of the picker that decided, on this machine.
     #[arg(long, default_value = "127.0.0.1:9090")]
     pub admin: String,

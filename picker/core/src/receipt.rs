@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::adapter::Need;
 use crate::cost::Cost;
@@ -38,7 +38,7 @@ pub struct Receipt {
     pub rewrite: Option<Rewriting>,
     /// Prompt tokens expected.
     pub prompt_tokens: u64,
-    /// Tokens expected to be generated.
+    /// Tokens expected to be generated, of all its sequences.
     pub output_tokens: u64,
     /// Endpoints of the pool.
     pub endpoints: usize,
@@ -130,7 +130,7 @@ pub struct Outcome {
 }
 
 /// How a request ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum End {
     /// The response came to its end.

@@ -161,7 +161,20 @@ async fn why_tells_the_receipt_of_a_request_and_what_to_do_about_an_unknown_one(
         "{text}"
     );
     assert!(text.ends_with("Still in flight.\n"), "{text}");
+    let last = why("--last=5");
+    assert_eq!(last.stdout, told.stdout, "there is no other decision");
     drop(open);
+
+    let path = "/debug/decisions?pool=ai/other";
+    let (_, listed) = picker.get(path).await.expect("an answer");
+    assert_eq!(listed, r#"{"decisions":[]}"#);
+    let path = "/debug/decisions?modle=m";
+    let (status, text) = picker.get(path).await.expect("an answer");
+    assert_eq!(status, 400);
+    assert!(
+        text.contains("modle") && text.contains("`model`"),
+        "what is known instead: {text}"
+    );
 
     let unknown = why("no/such?id");
     let text = String::from_utf8_lossy(&unknown.stderr);

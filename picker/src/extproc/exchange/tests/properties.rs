@@ -16,6 +16,7 @@ use proptest::test_runner::RngSeed;
 
 use super::message::{body, destination, headers, message, metadata};
 use super::scene::{SETTINGS, Scene};
+use crate::driver::Filter;
 use crate::extproc::EdgeSettings;
 use crate::extproc::exchange::{Caller, Exchange};
 use crate::extproc::modes::Follow;
@@ -183,8 +184,8 @@ proptest! {
         let in_flight = scene.pool().in_flight();
         // What is released ends by itself.
         let receipts = scene.edge.pools.receipts();
-        let latest = receipts.latest(1).first().and_then(|id| receipts.get(id));
-        let following = latest.and_then(|stored| stored.receipt.following);
+        let latest = receipts.list(now, &Filter::default(), 1);
+        let following = latest.first().and_then(|stored| stored.receipt.following);
         let may_remain = usize::from(following == Some(Following::Released));
         prop_assert!(in_flight <= may_remain, "{in_flight} are in flight");
         prop_assert_eq!(scene.edge.metrics.body_bytes.get(), 0);
