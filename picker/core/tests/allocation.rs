@@ -6,6 +6,7 @@ use std::time::Duration;
 use allocation_counter::measure;
 use picker_core::adapter::Model;
 use picker_core::endpoint::{AdapterReading, Endpoint, EndpointKey, EngineReading, Reading};
+use picker_core::engine::Engine;
 use picker_core::event::{Arrival, Ending, Event, Following};
 use picker_core::member::ReadFailure;
 use picker_core::request::{Request, RequestKey};
@@ -142,6 +143,7 @@ fn endpoint(number: u32) -> Endpoint {
         identity: format!("uid-{number}").into(),
         name: format!("ns/pod-{number}").into(),
         address: ([10, high, middle, low], 8000).into(),
+        engine: Engine::vllm(),
     }
 }
 
