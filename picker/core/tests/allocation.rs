@@ -118,6 +118,8 @@ impl Load {
             subset: None,
             following: self.following,
             fallbacks: 0,
+            standing: None,
+            rewrite: None,
         };
         self.next += 1;
         self.now += Duration::from_millis(1);

@@ -165,16 +165,18 @@ fn bytes_of(stored: &Stored) -> usize {
     let receipt = &stored.receipt;
     let candidates = receipt.candidates.iter().map(|one| one.name.len());
     let exclusions = receipt.exclusions.iter().map(|one| one.name.len());
-    let model = receipt.request.model.as_ref().map(|model| model.len());
+    let rewrite = receipt.rewrite.as_ref();
+    let named = [
+        receipt.request.model.as_ref(),
+        rewrite.and_then(|rewrite| rewrite.asked.as_ref()),
+        receipt.standing.as_ref().map(|standing| &standing.fairness),
+    ];
+    let named = named.into_iter().flatten().map(|text| text.len());
     let pools = std::iter::once(&stored.pool).chain(&*stored.or);
     let pools = pools.map(|pool| pool.namespace.len() + pool.name.len());
-    let texts = [receipt.request_id.len(), model.unwrap_or(0)];
-    let texts = texts
-        .into_iter()
-        .chain(candidates)
-        .chain(exclusions)
-        .chain(pools);
-    size_of::<Stored>() + size_of_val(&*stored.or) + OVERHEAD + texts.sum::<usize>()
+    let texts = candidates.chain(exclusions).chain(named).chain(pools);
+    let texts = receipt.request_id.len() + texts.sum::<usize>();
+    size_of::<Stored>() + size_of_val(&*stored.or) + texts + OVERHEAD
 }
 
 #[cfg(test)]
