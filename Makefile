@@ -62,6 +62,11 @@ bench-edge: needs ## CPU of ext_proc beside a server that only echoes: target/be
 	cargo build --release --locked -p picker -p simulator
 	$(TARGET)/release/pointsman-sim bench-edge --pointsman $(TARGET)/release/pointsman
 
+.PHONY: bench-kubernetes
+bench-kubernetes: needs ## 1,000 pools and 10,000 pods of a real API server: memory, idle CPU, from Ready to the first pick
+	cargo build --release --locked -p picker
+	cargo bench --locked -p picker --bench kubernetes -- --pointsman $(TARGET)/release/pointsman
+
 .PHONY: fmt
 fmt: needs ## format the Rust sources
 	cargo fmt --all

@@ -17,7 +17,7 @@ mod spec;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -103,6 +103,7 @@ struct Inner {
     view: ArcSwap<PoolView>,
     cards: Cards,
     booked: Booked,
+    held: Arc<AtomicI64>,
     shared: Arc<Shared>,
 }
 
@@ -245,6 +246,12 @@ impl Pools {
         self.handles.get(pool).map(|handle| handle.clone())
     }
 
+    /// How many pools there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.handles.len()
+    }
+
     /// Every pool, in the order of their names.
     #[must_use]
     pub fn all(&self) -> Vec<Handle> {
@@ -312,6 +319,7 @@ impl Handle {
             view: ArcSwap::default(),
             cards: Cards::default(),
             booked: Booked::default(),
+            held: Arc::default(),
             shared: shared.clone(),
         };
         Self {
@@ -323,6 +331,12 @@ impl Handle {
     #[must_use]
     pub fn pool(&self) -> &PoolKey {
         &self.inner.pool
+    }
+
+    /// The bytes that bodies of requests for this pool hold, kept by those who hold them.
+    #[must_use]
+    pub fn held(&self) -> Arc<AtomicI64> {
+        self.inner.held.clone()
     }
 
     /// Decides where a request goes, and books its load there until the [`Flight`] is dropped.

@@ -197,6 +197,7 @@ fn caller_of(request: &Request<Streaming<ProcessingRequest>>) -> Caller {
             .get::<Authority>()
             .map(|authority| authority.0.clone()),
         pool: metadata(request, "x-pointsman-pool").map(str::to_owned),
+        attributes: Vec::new(),
         follow: metadata(request, FOLLOW).and_then(Follow::parse),
         may_ask: metadata(request, "x-pointsman-body") == Some("ask"),
     }

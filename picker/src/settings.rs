@@ -107,7 +107,8 @@ pub struct Serve {
     /// The most bytes of a request's body that are held for its pick; a longer one is picked by its beginning.
     #[arg(long, default_value = "10MiB", value_parser = bytes, value_name = "BYTES")]
     pub body_limit: usize,
-    /// The memory for what has no limit of its own; bodies that wait for a pick take at most half of it.
+    /// The memory for what has no limit of its own; bodies that wait for a pick take at most half of it, and of several pools each as
+    /// much as is left free.
     #[arg(long, default_value = "256MiB", value_parser = bytes, value_name = "BYTES")]
     pub memory_limit: usize,
     /// How long the rest of a body is waited for after its headers; then the pick is made on what has come.

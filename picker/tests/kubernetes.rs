@@ -2,11 +2,13 @@
 
 mod kubernetes {
     pub(crate) mod api_server;
+    pub(crate) mod call;
     pub(crate) mod gateway_api;
     pub(crate) mod object;
     pub(crate) mod scene;
 
     mod intent;
+    mod isolation;
     mod life;
     mod outage;
     mod publish;

@@ -1,10 +1,11 @@
 //! The pool that a request is for: which InferencePool a call to this picker speaks of.
 //!
 //! The gateway has chosen a pool already; what differs is how that reaches the picker. The first of these that
-//! answers wins: the listener's port, the Service in the call's authority, the metadata `x-pointsman-pool`, the route
-//! table, the addresses of the subset hint, and the only pool there is.
+//! answers wins: the listener's port, the Service in the call's authority, the metadata `x-pointsman-pool`, the proxy's
+//! own names for cluster and route, the route table, the addresses of the subset hint, and the only pool there is.
 
 pub(crate) mod attachment;
+mod cluster;
 pub(crate) mod entry;
 mod filter;
 pub mod head;
@@ -60,6 +61,8 @@ pub struct Call<'a> {
     pub authority: Option<&'a str>,
     /// The gRPC metadata `x-pointsman-pool`: `namespace/name`.
     pub metadata: Option<&'a str>,
+    /// How the proxy calls the cluster and the route of the request (`xds.cluster_name`, `xds.route_name`).
+    pub attributes: &'a [String],
     /// The subset hint.
     pub subset: Option<&'a Subset>,
     /// The HTTP request that the call is about.
@@ -97,6 +100,8 @@ pub enum Told {
     Authority,
     /// The call's metadata.
     Metadata,
+    /// The proxy's name for the cluster or the route.
+    Attributes,
     /// The route table.
     Routes,
     /// The addresses of the subset hint.
@@ -161,6 +166,7 @@ impl Routes {
             .map(certain(Told::Port))
             .or_else(|| self.by_authority(call).map(certain(Told::Authority)))
             .or_else(|| self.by_metadata(call).map(certain(Told::Metadata)))
+            .or_else(|| self.by_attributes(call).map(certain(Told::Attributes)))
             .or_else(|| self.by_routes(call))
             .or_else(|| self.by_subset(call).map(certain(Told::Subset)))
             .or_else(|| self.the_only_one(call).map(certain(Told::OnlyPool)))
@@ -223,6 +229,14 @@ impl Routes {
         self.exactly_one(|route| &*route.pool.namespace == namespace && &*route.pool.name == name)
     }
 
+    fn by_attributes(&self, call: &Call<'_>) -> Option<&PoolRoute> {
+        let mut named = call.attributes.iter().filter_map(|one| {
+            let (namespace, name) = cluster::pool_of(one)?;
+            self.position(&PoolKey::new(namespace, name))
+        });
+        named.next().map(|place| &self.pools[place])
+    }
+
     fn by_subset(&self, call: &Call<'_>) -> Option<&PoolRoute> {
         let subset = call.subset?;
         self.exactly_one(|route| route.addresses.iter().any(|&at| subset.contains(at)))
@@ -275,6 +289,7 @@ impl Told {
             Self::Port => "port",
             Self::Authority => "authority",
             Self::Metadata => "metadata",
+            Self::Attributes => "attributes",
             Self::Routes => "routes",
             Self::Subset => "subset",
             Self::OnlyPool => "only_pool",
@@ -325,7 +340,7 @@ impl fmt::Display for NoPool {
             return formatter.write_str("this picker serves no pool yet");
         }
         formatter.write_str(
-            "neither port, Service, x-pointsman-pool, routes nor subset hint names one of the pools here: ",
+            "neither port, Service, x-pointsman-pool, the proxy's names, routes nor subset hint names one of the pools here: ",
         )?;
         list(formatter, &self.pools)?;
         match (self.routes, &*self.of_host) {
@@ -376,12 +391,14 @@ mod tests {
     }
 
     #[test]
-    fn the_first_of_port_authority_metadata_and_subset_that_answers_wins() {
+    fn the_first_of_port_authority_metadata_names_and_subset_that_answers_wins() {
         let subset = Subset::parse(["10.0.0.2:8000"]);
+        let cluster = ["endpointpicker_chat_ai_original_dst".to_owned()];
         let everything = Call {
             port: Some(9012),
             authority: Some("chat-epp.ai.svc:9002"),
             metadata: Some("ai/chat"),
+            attributes: &cluster,
             subset: Some(&subset),
             head: None,
         };
@@ -403,6 +420,16 @@ mod tests {
         );
         check(
             Call {
+                attributes: &cluster,
+                subset: Some(&subset),
+                ..Call::default()
+            },
+            Some("ai/chat"),
+        );
+        let elsewhere = ["endpointpicker_mail_ai_original_dst".to_owned()];
+        check(
+            Call {
+                attributes: &elsewhere,
                 subset: Some(&subset),
                 ..Call::default()
             },

@@ -273,6 +273,7 @@ impl DriverMetrics {
             Told::Port,
             Told::Authority,
             Told::Metadata,
+            Told::Attributes,
             Told::Routes,
             Told::Subset,
             Told::OnlyPool,

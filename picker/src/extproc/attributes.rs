@@ -1,13 +1,14 @@
 //! What the proxy says beside the body: headers, the subset hint, the endpoint that served.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::SystemTime;
 
 use envoy_types::pb::envoy::config::core::v3::{HeaderMap, HeaderValue, Metadata};
-use envoy_types::pb::google::protobuf::Value;
 use envoy_types::pb::google::protobuf::value::Kind;
+use envoy_types::pb::google::protobuf::{Struct, Value};
 use picker_core::endpoint::Subset;
 use picker_core::refusal::Dialect;
 use picker_core::request::MODEL_HEADER;
@@ -22,6 +23,9 @@ pub(super) const NAMESPACE: &str = "envoy.lb";
 const SERVED: &str = "x-gateway-destination-endpoint-served";
 const SUBSET_NAMESPACE: &str = "envoy.lb.subset_hint";
 const SUBSET: &str = "x-gateway-destination-endpoint-subset";
+/// Envoy's attributes of the cluster and the route that it has chosen.
+const CLUSTER_NAME: &str = "xds.cluster_name";
+const ROUTE_NAME: &str = "xds.route_name";
 /// Where the tests of the Inference Extension want a request to go.
 const TEST_SELECTION: &str = "test-epp-endpoint-selection";
 
@@ -233,6 +237,20 @@ pub(super) fn subset(metadata: Option<&Metadata>) -> Option<Subset> {
         }
         _ => Subset::default(),
     })
+}
+
+/// How the proxy calls the cluster and the route of the request, where it says so.
+pub(super) fn names(attributes: &HashMap<String, Struct>) -> Vec<String> {
+    let of = |name| {
+        let values = attributes
+            .values()
+            .filter_map(move |one| one.fields.get(name));
+        values.filter_map(|value: &Value| match value.kind.as_ref() {
+            Some(Kind::StringValue(text)) => Some(text.clone()),
+            _ => None,
+        })
+    };
+    of(CLUSTER_NAME).chain(of(ROUTE_NAME)).collect()
 }
 
 /// The endpoint that the proxy says served the request.

@@ -20,6 +20,7 @@ use tracing::debug;
 use self::request_half::RequestHalf;
 use self::response_half::ResponseHalf;
 use super::Surroundings;
+use super::attributes;
 use super::body::Lease;
 use super::metrics::Ignored;
 use super::modes::{BodyMode, Follow, Modes};
@@ -35,6 +36,8 @@ pub(super) struct Caller {
     pub(super) authority: Option<String>,
     /// Its metadata `x-pointsman-pool`.
     pub(super) pool: Option<String>,
+    /// How the proxy calls the cluster and the route, where it is configured to say (`request_attributes`).
+    pub(super) attributes: Vec<String>,
     /// Its metadata `x-pointsman-follow`: how the end of the response will be known, where no response body is sent.
     pub(super) follow: Option<Follow>,
     /// Its metadata `x-pointsman-body: ask`: the proxy sends no body by itself, and lets itself be asked for it.
@@ -93,6 +96,9 @@ impl Exchange {
             self.modes = Modes::of(config);
         }
         self.observed |= message.observability_mode;
+        if self.caller.attributes.is_empty() {
+            self.caller.attributes = attributes::names(&message.attributes);
+        }
         let metadata = message.metadata_context;
         match message.request {
             Some(Part::RequestHeaders(headers)) => {

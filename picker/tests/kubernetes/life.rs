@@ -1,7 +1,8 @@
 //! Pools and pods come, change and go.
 
 use serde_json::json;
-use simulator::serve::Server;
+use simulator::engine::Profile;
+use simulator::serve::{self, Options, Server};
 
 use super::api_server::ApiServer;
 use super::object::{
@@ -183,4 +184,48 @@ async fn pools_of_two_namespaces_are_served_by_one_picker_each_by_itself() {
     let metrics = scene.metrics().await;
     assert!(metrics.contains("pool=\"blue/chat\""), "{metrics}");
     assert!(!metrics.contains("pool=\"red/chat\""), "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_target_port_of_a_pod_gets_requests() {
+    let (scene, mut servers) = with_pods(1).await;
+    let mut options = Options::local(1, "base", &[], Profile::llama_8b_h100());
+    options.addresses = vec![std::net::SocketAddr::new(servers[0].address().ip(), 0)];
+    servers.extend(serve::spawn(options).await.expect("a server starts"));
+    let ports: Vec<u16> = addresses(&servers).iter().map(|at| at.port()).collect();
+    apply_pool(&scene.client, "models", &pool("chat", &ports)).await;
+    scene.serves(POOL, addresses(&servers)).await;
+    let mut sent = 0;
+    eventually("both ranks have got a request", async || {
+        sent += 1;
+        let went = scene.went(POOL, &format!("r-{sent}"), &servers).await;
+        assert!(matches!(went, Went::To(_)), "{went:?}");
+        servers.iter().all(|server| !server.received().is_empty())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_label_of_a_pod_says_which_engine_it_is() {
+    let (scene, _servers) = with_pods(2).await;
+    let label = |name| json!({"llm-d.ai/engine-type": name});
+    label_pod(&scene.client, "models", "chat-0", &label("sglang")).await;
+    label_pod(&scene.client, "models", "chat-1", &label("of-its-own")).await;
+    eventually("the engines are those of the labels", async || {
+        let state = scene.state().await;
+        let endpoints = state["pools"][0]["endpoints"].as_array();
+        let of = |name: &str| {
+            let found = endpoints.into_iter().flatten();
+            let mut named = found.filter(|one| one["name"] == name);
+            named
+                .next()
+                .map(|one| (&one["engine"], &one["engine_is_known"]))
+        };
+        of("models/chat-0") == Some((&json!("sglang"), &json!(true)))
+            && of("models/chat-1") == Some((&json!("of-its-own"), &json!(false)))
+    })
+    .await;
+    let metrics = scene.metrics().await;
+    let counted = "pointsman_endpoints_of_unknown_engine{engine=\"of-its-own\"} 1";
+    assert!(metrics.contains(counted), "{metrics}");
 }

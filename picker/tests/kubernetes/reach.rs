@@ -4,6 +4,7 @@ use serde_json::json;
 use simulator::serve::Server;
 
 use super::api_server::{ApiServer, free_ports};
+use super::call::Call;
 use super::object::{apply_pool, install_crds, make_namespace, make_pod, make_service, pool};
 use super::scene::{Scene, Went, pods};
 
@@ -108,4 +109,103 @@ async fn a_pool_of_v1alpha2_is_served() {
     scene.ready().await;
     let went = scene.went("models/old", "old", &servers).await;
     assert_eq!(went, Went::To(servers[0].address()));
+}
+
+/// A picker of both pools, of which each call has to say which it is for.
+async fn both() -> (Scene, Vec<Server>) {
+    let (api_server, servers) = two_pools().await;
+    let scene = Scene::of(api_server, &[], &[]).await;
+    for (pool, server) in ["models/chat", "models/code"].into_iter().zip(&servers) {
+        scene.serves(pool, vec![server.address()]).await;
+    }
+    scene.ready().await;
+    (scene, servers)
+}
+
+/// Checks where calls go: to one of `servers` by its number, or to none.
+async fn check(calls: &[(Call, Option<usize>)]) {
+    let (scene, servers) = both().await;
+    for (call, expected) in calls {
+        let channel = call.connect(scene.picker.ext_proc[0]).await;
+        let went = call.ask(&channel).await;
+        match expected {
+            Some(number) => assert_eq!(went, Ok(servers[*number].address()), "{call:?}"),
+            None => {
+                let why = went.expect_err("nothing tells");
+                assert!(
+                    why.contains("models/chat") && why.contains("models/code"),
+                    "{call:?}: {why}"
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_service_in_the_authority_of_the_call_tells_the_pool() {
+    let by = |authority: &str| Call {
+        authority: Some(authority.to_owned()),
+        ..Call::default()
+    };
+    check(&[
+        (by("chat-epp.models:9002"), Some(0)),
+        (by("code-epp.models.svc.cluster.local:9002"), Some(1)),
+        (by("code-epp.other.svc.cluster.local:9002"), None),
+        (by("127.0.0.1:9002"), None),
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_metadata_of_the_call_tells_the_pool() {
+    let by = |pool: &str| Call {
+        pool: Some(pool.to_owned()),
+        ..Call::default()
+    };
+    check(&[
+        (by("models/chat"), Some(0)),
+        (by("models/code"), Some(1)),
+        (by("models/mail"), None),
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_proxys_name_for_the_cluster_tells_the_pool() {
+    let by = |cluster: &str| Call {
+        cluster: Some(cluster.to_owned()),
+        ..Call::default()
+    };
+    check(&[
+        (by("endpointpicker_chat_models_original_dst"), Some(0)),
+        (
+            by("outbound|54321||code-ip-1a2b3c4d.models.svc.cluster.local"),
+            Some(1),
+        ),
+        (by("httproute/models/code/rule/0"), None),
+        (by("endpointpicker_mail_models_original_dst"), None),
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_addresses_of_the_subset_hint_tell_the_pool() {
+    let (scene, servers) = both().await;
+    for server in &servers {
+        let call = Call {
+            subset: Some(server.address().to_string()),
+            ..Call::default()
+        };
+        let channel = call.connect(scene.picker.ext_proc[0]).await;
+        assert_eq!(call.ask(&channel).await, Ok(server.address()));
+    }
+    let both = servers.iter().map(|server| server.address().to_string());
+    let call = Call {
+        subset: Some(both.collect::<Vec<_>>().join(",")),
+        ..Call::default()
+    };
+    let channel = call.connect(scene.picker.ext_proc[0]).await;
+    let why = call.ask(&channel).await;
+    let why = why.expect_err("the hint is of both pools");
+    assert!(why.contains("models/chat"), "{why}");
 }

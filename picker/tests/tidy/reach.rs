@@ -35,7 +35,7 @@ pub(crate) fn check(sources: &[(&str, &str)]) -> Vec<Finding> {
     .collect()
 }
 
-/// Whether cargo takes a file for the root of a target by itself.
+/// Whether a file is the root of a target: cargo takes it for one by itself, or a manifest names it.
 fn is_root(path: &str) -> bool {
     if let Some((_, inner)) = path.split_once("/src/") {
         let parts: Vec<&str> = inner.split('/').collect();
@@ -49,7 +49,12 @@ fn is_root(path: &str) -> bool {
         parts[..],
         ["build.rs", ..]
             | [_, "tests" | "benches" | "examples" | "fuzz_targets", ..]
-            | ["main.rs", _, "tests" | "benches" | "examples", ..]
+            | [
+                "main.rs" | "bench.rs",
+                _,
+                "tests" | "benches" | "examples",
+                ..
+            ]
     )
 }
 

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 
 use picker_core::action;
 use picker_core::event::Following;
@@ -42,13 +43,7 @@ impl Exchange {
         let edge = self.edge.clone();
         let routes = edge.pools.routes();
         let fields = head.fields();
-        let resolved = match routes.resolve(&Call {
-            port: self.caller.port,
-            authority: self.caller.authority.as_deref(),
-            metadata: self.caller.pool.as_deref(),
-            subset: self.subset.as_ref(),
-            head: Some(head.for_routes(&fields)),
-        }) {
+        let resolved = match routes.resolve(&self.call(head, &fields)) {
             Ok(found) => found,
             Err(none) => {
                 edge.metrics.on_no_pool();
@@ -80,6 +75,31 @@ impl Exchange {
                 self.refuse(head, reason, refused.explain(pool), retry_after_s);
                 None
             }
+        }
+    }
+
+    /// What is held of bodies for the pool that the request is for, as far as is known before its body; nothing where there is one
+    /// pool, which has the whole budget.
+    pub(super) fn share(&self, head: &Head) -> Option<Arc<AtomicI64>> {
+        let pools = &self.edge.pools;
+        if pools.count() < 2 {
+            return None;
+        }
+        let fields = head.fields();
+        let routes = pools.routes();
+        let resolved = routes.resolve(&self.call(head, &fields)).ok()?;
+        pools.get(resolved.pool).map(|handle| handle.held())
+    }
+
+    /// The call and the request, as far as they say which pool it is for.
+    fn call<'a>(&'a self, head: &'a Head, fields: &'a [(&'a str, &'a str)]) -> Call<'a> {
+        Call {
+            port: self.caller.port,
+            authority: self.caller.authority.as_deref(),
+            metadata: self.caller.pool.as_deref(),
+            attributes: &self.caller.attributes,
+            subset: self.subset.as_ref(),
+            head: Some(head.for_routes(fields)),
         }
     }
 

@@ -157,10 +157,11 @@ impl Exchange {
     }
 
     fn hold(&mut self, now: Instant, head: Head) {
+        let share = self.share(&head);
         self.request = RequestHalf::Held(Box::new(Held {
             scan: Scan::new(&head.path),
             head,
-            frames: Frames::new(&self.edge.budget),
+            frames: Frames::new(&self.edge.budget, share),
             until: now + self.edge.settings.body_wait,
         }));
     }

@@ -5,5 +5,6 @@ mod message;
 mod properties;
 mod routes;
 mod scene;
+mod shares;
 mod transcripts;
 mod traps;

@@ -1,8 +1,15 @@
 //! What the inventory makes of changes, in any order.
 
+use std::ops::Range;
+
+use picker_core::Event;
+use picker_core::adapter::Model;
+use picker_core::endpoint::{AdapterReading, EngineReading, Reading};
+use prometheus_client::registry::Registry;
 use serde_json::json;
 
 use super::*;
+use crate::driver::{DriverMetrics, Pools};
 
 fn key(name: &str) -> ObjectKey {
     ObjectKey {
@@ -323,4 +330,89 @@ fn a_rewrite_that_moves_to_another_pool_is_news_for_both() {
     let none = Change::Only(Some("ai".into()), HashSet::new());
     inventory.on_rewrite(Edition::Current, none);
     assert_eq!(rewrites(&mut inventory), [("code".to_owned(), 0)]);
+}
+
+/// What an engine says of itself that shows everything.
+fn reading() -> Reading {
+    let engine = EngineReading {
+        engine: "0".to_owned(),
+        running: Some(0),
+        waiting: Some(0),
+        waiting_capacity: Some(0),
+        waiting_deferred: Some(0),
+        kv_usage: Some(0.0),
+        block_size: Some(16),
+        kv_blocks: Some(27_000),
+        prompt_tokens: Some(1 << 40),
+        generation_tokens: Some(1 << 40),
+        steps: Some(1 << 40),
+        step_tokens: Some(1 << 40),
+        prefix_queries: Some(1 << 40),
+        prefix_hits: Some(1 << 40),
+        preemptions: Some(0),
+        finished: Some(1 << 20),
+    };
+    Reading {
+        engines: vec![engine],
+        adapters: Some(AdapterReading {
+            slots: Some(8),
+            running: Vec::new(),
+        }),
+        process_start_s: Some(1.8e9),
+    }
+}
+
+/// Makes pools with ten pods each, all of them read, with three models each, and their metrics looked at once.
+fn make_pools(inventory: &mut Inventory, pools: &Pools, numbers: Range<u8>) {
+    for number in numbers {
+        let name = format!("llama-3-1-8b-instruct-{number:03}");
+        let selector = [("app.kubernetes.io/name", "vllm"), ("model", &name)];
+        let pool = pool(&selector, &[8000]);
+        inventory.on_pool(Edition::Current, Change::Set(key(&name), pool));
+        for pod_number in 0..10 {
+            let labels = [
+                ("app.kubernetes.io/name", "vllm"),
+                ("app.kubernetes.io/managed-by", "Helm"),
+                ("model", &name),
+                ("pod-template-hash", "7d4b9c6f5d"),
+                ("llm-d.ai/engine-type", "vllm"),
+            ];
+            let pod = pod(&format!("10.1.{number}.{pod_number}"), &labels);
+            let pod_name = format!("{name}-7d4b9c6f5d-abc{pod_number:02}");
+            inventory.on_pod(Change::Set(key(&pod_name), pod));
+        }
+    }
+    for (pool, spec) in inventory.take_touched() {
+        pools.change(vec![(pool.clone(), spec)]);
+        let handle = pools.get(&pool).expect("it is served");
+        for endpoint in handle.endpoints() {
+            handle.tell(Event::Read(endpoint.endpoint, reading()));
+            let models = [&*pool.name, "adapter-a", "adapter-b"].map(|name| Model {
+                name: name.into(),
+                adapter: name.starts_with("adapter"),
+            });
+            handle.tell(Event::Models(endpoint.endpoint, models.to_vec()));
+        }
+    }
+    let all = pools.all();
+    let states = all
+        .iter()
+        .map(|one| (one.label(), one.in_flight(), one.endpoints()));
+    pools.metrics().observe(&states.collect::<Vec<_>>());
+}
+
+#[test]
+fn an_idle_pool_of_ten_pods_costs_at_most_100_kb() {
+    let settings = picker_core::Settings {
+        seed: 0,
+        reading_interval_min: std::time::Duration::from_millis(50),
+    };
+    let metrics = DriverMetrics::register(&mut Registry::default());
+    let (pools, _errands) = Pools::new(settings, 1 << 20, metrics);
+    let mut inventory = inventory();
+    make_pools(&mut inventory, &pools, 0..1);
+    let cost = allocation_counter::measure(|| make_pools(&mut inventory, &pools, 1..101));
+    let bytes = cost.bytes_current / 100;
+    assert!(bytes <= 100_000, "{bytes} bytes a pool");
+    assert!(bytes > 1_000, "{bytes} bytes a pool: nothing was measured");
 }
