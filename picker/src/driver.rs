@@ -13,12 +13,13 @@ mod receipts;
 mod refused;
 mod sources;
 mod spec;
+mod turn;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -54,6 +55,7 @@ pub use self::receipts::{Filter, Receipts, Stored};
 pub use self::refused::Refused;
 pub use self::sources::{Need, SourceState, Sources};
 pub use self::spec::PoolSpec;
+use self::turn::Turn;
 
 /// Errands that wait for the scraper; an endpoint has at most two.
 const ERRANDS_MAX: usize = 16_384;
@@ -98,14 +100,19 @@ struct Inner {
     label: Arc<str>,
     /// Whether the pool was removed; its requests in flight are still its own.
     gone: AtomicBool,
-    /// A std mutex: it is held for one event, and never across an await.
-    picker: Mutex<Picker>,
+    /// Held for one event, and never across an await; one whose wait can be bounded.
+    picker: parking_lot::Mutex<Picker>,
+    /// Where requests go while the lock is not to be had.
+    turn: Turn,
     view: ArcSwap<PoolView>,
     cards: Cards,
     booked: Booked,
     held: Arc<AtomicI64>,
     shared: Arc<Shared>,
 }
+
+/// A pool's picker, for one event.
+type Locked<'a> = parking_lot::MutexGuard<'a, Picker>;
 
 /// Something that a pool's picker wants from outside.
 #[derive(Debug)]
@@ -199,8 +206,9 @@ impl Pools {
                 .clone();
             let view = PoolView::new(handle.pool(), &spec.objectives, &spec.rewrites);
             handle.inner.view.store(Arc::new(view));
-            let addresses = spec.endpoints.iter().map(|one| one.address).collect();
-            handle.inner.cards.retain(&addresses);
+            let addresses = spec.endpoints.iter().map(|one| one.address);
+            handle.inner.cards.retain(&addresses.clone().collect());
+            handle.inner.turn.set(addresses.collect());
             handle.tell(Event::Endpoints(spec.endpoints));
         }
         let routes = self.routes.load();
@@ -315,7 +323,8 @@ impl Handle {
             label: shared.metrics.label(&pool),
             gone: AtomicBool::new(false),
             pool,
-            picker: Mutex::new(Picker::new(shared.settings)),
+            picker: parking_lot::Mutex::new(Picker::new(shared.settings)),
+            turn: Turn::default(),
             view: ArcSwap::default(),
             cards: Cards::default(),
             booked: Booked::default(),
@@ -339,7 +348,8 @@ impl Handle {
         self.inner.held.clone()
     }
 
-    /// Decides where a request goes, and books its load there until the [`Flight`] is dropped.
+    /// Decides where a request goes, and books its load there until the [`Flight`] is dropped. If the pool's lock is not to be
+    /// had in the time that the request allows, endpoints take turns instead, and nothing is booked.
     ///
     /// # Errors
     /// [`Refused`] when the pool, or the subset of it, has no endpoint.
@@ -365,7 +375,15 @@ impl Handle {
             endpoints: 0,
         });
         let began = std::time::Instant::now();
-        for action in self.actions_of(Event::Arrived(arrival)) {
+        let Some(actions) = self.actions_within(ask.within, arrival.clone()) else {
+            let endpoints = self.inner.turn.next(&arrival);
+            shared.metrics.on_turn(&label);
+            shared
+                .metrics
+                .on_pick(&label, began.elapsed(), endpoints.as_ref().err());
+            return endpoints.map(|all| Flight::new(self.clone(), key, request_id, all));
+        };
+        for action in actions {
             match action {
                 Action::Picked(pick) if pick.request == key => {
                     shared.metrics.on_receipt(&label, &pick.receipt);
@@ -467,27 +485,38 @@ impl Handle {
         }
     }
 
+    /// Gives an arrival to the picker and takes its answer out of the lock; `None` if that is not to be had so soon.
+    fn actions_within(&self, wait: Duration, arrival: Arrival) -> Option<Vec<Action>> {
+        let picker = self.inner.picker.try_lock_for(wait)?;
+        // After a panic the picker is a new one, which has to answer all the same.
+        let arrive = |picker: &mut Picker, now| {
+            picker.handle_event(now, Event::Arrived(arrival.clone()));
+        };
+        Some(self.act_on(picker, arrive))
+    }
+
     /// Gives one event to the picker and takes its answer out of the lock.
     fn actions_of(&self, event: Event) -> Vec<Action> {
-        let again = match &event {
-            Event::Arrived(arrival) => Some(arrival.clone()),
-            _ => None,
-        };
         let mut event = Some(event);
         self.act(|picker, now| {
-            // After a panic the picker is a new one, which has to answer an arrival all the same.
-            let event = event.take().or_else(|| again.clone().map(Event::Arrived));
-            if let Some(event) = event {
+            if let Some(event) = event.take() {
                 picker.handle_event(now, event);
             }
         })
     }
 
+    fn act(&self, act: impl FnMut(&mut Picker, Instant)) -> Vec<Action> {
+        self.act_on(self.lock(), act)
+    }
+
     /// Acts on the picker in its lock and takes what it asks for out of it. A panic costs the pool what was learnt, and
     /// nobody else anything: the picker is made anew with the same endpoints, and acted on once more.
-    fn act(&self, mut act: impl FnMut(&mut Picker, Instant)) -> Vec<Action> {
+    fn act_on(
+        &self,
+        mut picker: Locked<'_>,
+        mut act: impl FnMut(&mut Picker, Instant),
+    ) -> Vec<Action> {
         let shared = &self.inner.shared;
-        let mut picker = self.lock();
         let now = shared.clock.now();
         let mut run = |picker: &mut Picker| {
             act(picker, now);
@@ -562,11 +591,8 @@ impl Handle {
     }
 
     /// A thread that panicked while it held the lock costs its own request; what it left is still the best there is.
-    fn lock(&self) -> MutexGuard<'_, Picker> {
-        self.inner
-            .picker
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> Locked<'_> {
+        self.inner.picker.lock()
     }
 
     /// The time, by the clock of every pool.

@@ -239,6 +239,7 @@ async fn exposition() -> String {
         .collect::<Vec<_>>();
     pools.metrics().observe(&states);
     pools.metrics().on_panic("ai/full");
+    pools.metrics().on_turn("ai/full");
     pools.sources().register(&mut registry);
     pools.sources().begin("pods", Need::Synced);
     let failing = SourceState::Failing("refused".to_owned());
@@ -278,6 +279,7 @@ fn pick_and_refuse(pools: &Pools, full: &PoolKey, empty: &PoolKey) {
             subset: None,
             following: Following::Full,
             fallbacks: 0,
+            within: Duration::from_secs(30),
             told: Told::Routes,
             or: Arc::new([PoolKey::new("default", "other")]),
         })

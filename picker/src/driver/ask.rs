@@ -1,6 +1,7 @@
 //! A request as the driver is asked about it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use picker_core::endpoint::Subset;
 use picker_core::event::Following;
@@ -26,6 +27,8 @@ pub struct Ask {
     pub following: Following,
     /// How many further endpoints are wanted.
     pub fallbacks: usize,
+    /// The longest wait for the pool's lock.
+    pub within: Duration,
     /// What told the pool.
     pub told: Told,
     /// The pools that it could be for as well, as far as its call and the routes tell.

@@ -39,6 +39,7 @@ pub struct DriverMetrics {
     foreign: Family<OfEndpoint, Gauge<f64, std::sync::atomic::AtomicU64>>,
     panics: Family<OfPool, Counter>,
     told: Family<OfTold, Counter>,
+    turns: Family<OfPool, Counter>,
     ambiguous: Family<OfPool, Counter>,
     routes: Gauge,
     rewrites: Family<OfArm, Counter>,
@@ -151,6 +152,7 @@ impl DriverMetrics {
             foreign: Family::default(),
             panics: Family::default(),
             told: Family::default(),
+            turns: Family::default(),
             ambiguous: Family::default(),
             routes: Gauge::default(),
             rewrites: Family::default(),
@@ -194,11 +196,7 @@ impl DriverMetrics {
             "Endpoints, by state",
             m.endpoints.clone(),
         );
-        registry.register(
-            "pointsman_panics",
-            "Defects after which a pool began anew",
-            m.panics.clone(),
-        );
+        metrics.register_defects(registry);
         metrics
     }
 
@@ -253,6 +251,19 @@ impl DriverMetrics {
         );
     }
 
+    fn register_defects(&self, registry: &mut Registry) {
+        registry.register(
+            "pointsman_panics",
+            "Defects after which a pool began anew",
+            self.panics.clone(),
+        );
+        registry.register(
+            "pointsman_turns",
+            "Requests placed in turn, since the pool was busy for all of --pick-budget; nothing is booked for them",
+            self.turns.clone(),
+        );
+    }
+
     fn register_resolution(&self, registry: &mut Registry) {
         registry.register(
             "pointsman_pools_told",
@@ -296,6 +307,12 @@ impl DriverMetrics {
             let pool = pool.to_owned();
             self.ambiguous.get_or_create(&OfPool { pool }).inc();
         }
+    }
+
+    /// Counts a request that was placed in turn.
+    pub fn on_turn(&self, pool: &str) {
+        let pool = pool.to_owned();
+        self.turns.get_or_create(&OfPool { pool }).inc();
     }
 
     /// What is notable of a decision that was made.
@@ -387,6 +404,7 @@ impl DriverMetrics {
         self.unserved.remove(&OfPool { pool: pool() });
         self.probes.remove(&OfPool { pool: pool() });
         self.ambiguous.remove(&OfPool { pool: pool() });
+        self.turns.remove(&OfPool { pool: pool() });
         for span in ["first_token", "end"] {
             let labels = OfSpan { pool: pool(), span };
             self.expected.remove(&labels);

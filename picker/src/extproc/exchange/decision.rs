@@ -143,6 +143,7 @@ impl Exchange {
                 Follow::Released => Following::Released,
             },
             fallbacks: self.edge.settings.fallbacks,
+            within: self.edge.settings.pick_budget,
             told,
             or,
         };

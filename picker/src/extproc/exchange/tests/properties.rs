@@ -16,7 +16,7 @@ use proptest::test_runner::RngSeed;
 
 use super::message::{body, destination, headers, message, metadata};
 use super::scene::{SETTINGS, Scene};
-use crate::driver::Filter;
+use crate::driver::{Filter, PoolSpec};
 use crate::extproc::EdgeSettings;
 use crate::extproc::exchange::{Caller, Exchange};
 use crate::extproc::modes::Follow;
@@ -32,6 +32,8 @@ const BODIES_LIMIT: usize = 4_000;
 enum Event {
     RequestHeaders(usize, bool),
     RequestBody(usize, bool),
+    /// A piece of JSON.
+    RequestText(&'static str, bool),
     RequestTrailers,
     ResponseHeaders(&'static str, bool),
     ResponseBody(&'static str, bool),
@@ -60,11 +62,26 @@ struct Stream {
 fn event() -> impl Strategy<Value = Event> {
     let status = prop::sample::select(vec!["100", "200", "404", "503", "no number"]);
     let text = "data: {\"choices\":[{\"text\":\"x\"}]}\n\n";
-    let chunk = prop::sample::select(vec!["", text, "data: [DONE]\n\n", "\u{fffd}{"]);
+    let renamed = "data: {\"model\":\"longer\"}\n\n";
+    let chunk = prop::sample::select(vec![
+        "",
+        text,
+        renamed,
+        "data: {\"model\":\"lon",
+        "data: [DONE]\n\n",
+        "\u{fffd}{",
+    ]);
+    let json = prop::sample::select(vec![
+        "{\"model\":\"m\"}",
+        "{\"model\":",
+        "\"m\"",
+        ",\"model\":\"m\"}",
+    ]);
     prop_oneof![
         3 => (0..HEADERS.len(), any::<bool>()).prop_map(|(which, end)| Event::RequestHeaders(which, end)),
         6 => (prop_oneof![Just(0), 1..500_usize, Just(2_500)], prop::bool::weighted(0.3))
             .prop_map(|(bytes, end)| Event::RequestBody(bytes, end)),
+        4 => (json, prop::bool::weighted(0.3)).prop_map(|(text, end)| Event::RequestText(text, end)),
         1 => Just(Event::RequestTrailers),
         2 => (status, prop::bool::weighted(0.2)).prop_map(|(status, end)| Event::ResponseHeaders(status, end)),
         4 => (chunk, prop::bool::weighted(0.2)).prop_map(|(chunk, end)| Event::ResponseBody(chunk, end)),
@@ -156,7 +173,7 @@ proptest! {
     #[test]
     fn any_messages_in_any_order_are_survived_answered_and_leave_nothing_behind(stream in stream()) {
         let settings = EdgeSettings { body_limit: BODY_LIMIT, bodies_limit: BODIES_LIMIT, ..SETTINGS };
-        let scene = Scene::of(&ENDPOINTS[..stream.endpoints], settings);
+        let scene = Scene::with(&ENDPOINTS[..stream.endpoints], settings, rewriting());
         let mut exchange = scene.exchange(stream.caller.clone());
         let mut seen = Seen::default();
         let mut now = Instant::from_millis(1);
@@ -192,6 +209,21 @@ proptest! {
     }
 }
 
+/// A pool whose requests for `m` get a model with a longer name.
+fn rewriting() -> PoolSpec {
+    let rewrite = serde_json::json!({
+        "metadata": {"name": "canary", "namespace": "ai"},
+        "spec": {"poolRef": {"name": "chat"}, "rules": [{
+            "matches": [{"model": {"value": "m"}}],
+            "targets": [{"modelRewrite": "longer"}],
+        }]},
+    });
+    PoolSpec {
+        rewrites: vec![serde_json::from_value(rewrite).expect("a rewrite")],
+        ..PoolSpec::default()
+    }
+}
+
 /// What has gone in and out of one stream.
 #[derive(Debug, Default)]
 struct Seen {
@@ -205,8 +237,10 @@ struct Seen {
 
 impl Seen {
     fn on_event(&mut self, event: &Event) {
-        if let Event::RequestBody(bytes, _) = event {
-            self.sent += bytes;
+        match event {
+            Event::RequestBody(bytes, _) => self.sent += bytes,
+            Event::RequestText(text, _) => self.sent += text.len(),
+            _ => {}
         }
     }
 
@@ -236,7 +270,9 @@ impl Seen {
                     prop_assert!(frame.body.len() <= 62_000);
                     self.ended = frame.end_of_stream;
                     self.returned += frame.body.len();
-                    prop_assert!(self.returned <= self.sent, "more comes back than was sent");
+                    // One name may have become longer.
+                    let most = self.sent + "longer".len() - "m".len();
+                    prop_assert!(self.returned <= most, "more comes back than was sent");
                 }
             }
             Some(Answer::RequestTrailers(_)) => {
@@ -261,6 +297,7 @@ fn message_of(event: &Event, beside: &Beside) -> ProcessingRequest {
             *end,
         ))),
         Event::RequestBody(bytes, end) => Some(Part::RequestBody(body(vec![b'{'; *bytes], *end))),
+        Event::RequestText(text, end) => Some(Part::RequestBody(body(*text, *end))),
         Event::RequestTrailers => Some(Part::RequestTrailers(empty())),
         Event::ResponseHeaders(status, end) => {
             let pairs = [(":status", *status), ("content-type", "text/event-stream")];
