@@ -7,7 +7,13 @@ SHELL := /bin/bash
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 CARGO_DENY_VERSION := 0.20.2
 CARGO_DENY := target/tools/cargo-deny-$(CARGO_DENY_VERSION)/bin/cargo-deny
+CARGO_FUZZ_VERSION := 0.13.2
+CARGO_FUZZ := target/tools/cargo-fuzz-$(CARGO_FUZZ_VERSION)/bin/cargo-fuzz
 PROPTEST_CASES ?= 20000
+# Of the property of message sequences, in `make test`: about a minute of them.
+EDGE_CASES ?= 40000
+NIGHTLY ?= nightly
+FUZZ_SECONDS ?= 60
 
 .PHONY: help
 help: ## show this list
@@ -27,15 +33,32 @@ test: lint test-tools ## everything that CI runs: format, lints, tests with a re
 	python3 tools/kubernetes.py >/dev/null
 	python3 tools/gateway_api.py >/dev/null
 	cargo test --workspace --locked --no-fail-fast
+	PROPTEST_CASES=$(EDGE_CASES) cargo test --locked -p picker --lib any_messages_in_any_order
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --locked --no-deps
 
 .PHONY: test-all
 test-all: test deny fuzz ## the test above, then what is slow: licences and sources, every property over many cases
 
 .PHONY: fuzz
-fuzz: needs ## the properties of the decision core and of the ext_proc edge over PROPTEST_CASES random cases each
+fuzz: needs ## the properties of the decision core and of the ext_proc edge over PROPTEST_CASES random cases each; fuzz targets, with nightly
 	PROPTEST_CASES=$(PROPTEST_CASES) cargo test --release --locked -p picker-core
 	PROPTEST_CASES=$(PROPTEST_CASES) cargo test --release --locked -p picker --lib extproc
+	@if rustup toolchain list 2>/dev/null | grep -q '^$(NIGHTLY)'; then \
+	  $(MAKE) --no-print-directory fuzz-targets; \
+	else \
+	  echo "The fuzz targets were NOT run: they need a nightly toolchain (rustup toolchain install $(NIGHTLY))."; \
+	fi
+
+.PHONY: fuzz-targets
+fuzz-targets: $(CARGO_FUZZ) ## the targets of fuzz/, guided by coverage, for FUZZ_SECONDS each; needs nightly
+	for target in splice exchange; do \
+	  RUSTUP_TOOLCHAIN=$(NIGHTLY) $(CARGO_FUZZ) run --sanitizer none $$target -- \
+	    -max_total_time=$(FUZZ_SECONDS) -timeout=30 -print_final_stats=1; \
+	done
+
+$(CARGO_FUZZ): | needs
+	cargo install --locked --root target/tools/cargo-fuzz-$(CARGO_FUZZ_VERSION) \
+	  cargo-fuzz --version $(CARGO_FUZZ_VERSION)
 
 .PHONY: bench
 bench: needs ## compare policies over modelled servers in virtual time: target/bench/summary.json
