@@ -7,6 +7,7 @@ mod agenda;
 mod ask;
 mod cards;
 mod clock;
+mod errand;
 mod flight;
 mod metrics;
 mod receipts;
@@ -28,7 +29,6 @@ use picker_core::action::{Action, Refusal};
 use picker_core::adapter::Model;
 use picker_core::catalogue::{self, Card};
 use picker_core::endpoint::EndpointKey;
-use picker_core::engine::Engine;
 use picker_core::event::Arrival;
 use picker_core::member::ReadFailure;
 use picker_core::picker::EndpointState;
@@ -49,6 +49,7 @@ use self::agenda::{Agenda, Booked};
 pub use self::ask::Ask;
 use self::cards::Cards;
 pub use self::clock::Clock;
+pub use self::errand::{Errand, ErrandKind};
 pub use self::flight::Flight;
 pub use self::metrics::DriverMetrics;
 pub use self::receipts::{Filter, Receipts, Stored};
@@ -113,28 +114,6 @@ struct Inner {
 
 /// A pool's picker, for one event.
 type Locked<'a> = parking_lot::MutexGuard<'a, Picker>;
-
-/// Something that a pool's picker wants from outside.
-#[derive(Debug)]
-pub struct Errand {
-    /// Who wants to know.
-    pub pool: Handle,
-    /// The endpoint it is about.
-    pub endpoint: EndpointKey,
-    /// Where that is.
-    pub address: SocketAddr,
-    /// What is wanted.
-    pub kind: ErrandKind,
-}
-
-/// The kinds of [`Errand`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ErrandKind {
-    /// Its metrics page, which is one of that engine.
-    Read(Arc<Engine>),
-    /// Its models.
-    ListModels,
-}
 
 /// What becomes of pools: each is as said from here on, or is gone.
 pub type Changes = Vec<(PoolKey, Option<PoolSpec>)>;
