@@ -28,7 +28,7 @@ use tracing::{info, warn};
 use self::listeners::Listeners;
 use crate::admin::Admin;
 use crate::discovery::file::{FileError, Files};
-use crate::discovery::kubernetes::{Kubernetes, KubernetesError, Replicas, Scope};
+use crate::discovery::kubernetes::{Kubernetes, KubernetesError, Replicas, Scope, Selected};
 use crate::driver::{DriverMetrics, Errand, PoolSpec, Pools};
 use crate::extproc::{Edge, EdgeMetrics, EdgeSettings, Inflight, Trust};
 use crate::health::HealthService;
@@ -148,9 +148,15 @@ async fn discovery(serve: &Serve, shared_port: u16) -> Result<Discovery, ServerE
         return Ok(Discovery::Files(files));
     }
     let cluster = &serve.cluster;
+    let selection = cluster.selection(&serve.pool_namespace, serve.pool_name.as_deref())?;
+    let selected_pool = selection.as_ref().map(|selection| selection.pool.clone());
     let scope = Scope {
         namespaces: cluster.namespaces.iter().cloned().collect(),
-        pool: serve.only_pool(),
+        pool: selected_pool.or_else(|| serve.only_pool()),
+        selected: selection.map(|selection| Selected {
+            labels: selection.labels,
+            ports: selection.ports,
+        }),
         picker_services: cluster.picker_service.iter().cloned().collect(),
         pod_selector: cluster.pod_selector.clone(),
         shared_port,

@@ -13,7 +13,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use picker_core::route::PoolKey;
 use thiserror::Error;
 
-pub use self::cluster::Cluster;
+pub use self::cluster::{Cluster, Selection};
 pub use self::upstream::Upstream;
 
 /// Pointsman: an endpoint picker for the Gateway API Inference Extension.
@@ -205,6 +205,16 @@ pub enum SettingsError {
         "--endpoints: two files are of pool {0}; name each pool before its file, as in --endpoints {0}=FILE"
     )]
     PoolTwice(PoolKey),
+    /// A selector beside a pool.
+    #[error(
+        "--endpoint-selector: there is --pool-name={0}, too; the first serves pods without an InferencePool, so take one of them away"
+    )]
+    SelectorAndPool(String),
+    /// Ports that cannot be those of selected pods.
+    #[error(
+        "--endpoint-target-ports: `{0}` are not one to eight ports from 1 to 65535, which --endpoint-selector needs; write for instance 8000,8001"
+    )]
+    SelectedPorts(String),
     /// TLS is required and switched off.
     #[error("--require-tls: there is no TLS with --secure-serving=false; take one of them away")]
     TlsRequiredAndOff,

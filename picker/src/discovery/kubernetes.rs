@@ -55,6 +55,8 @@ pub struct Scope {
     pub namespaces: BTreeSet<String>,
     /// This pool alone, in its namespace.
     pub pool: Option<PoolKey>,
+    /// The pods of that pool, where no InferencePool says which they are.
+    pub selected: Option<Selected>,
     /// Pools whose picker is a Service of one of these names; if there are none, of any.
     pub picker_services: BTreeSet<String>,
     /// Only pods with these labels are watched, in the form of `kubectl --selector`.
@@ -67,6 +69,15 @@ pub struct Scope {
     pub route_namespaces: BTreeSet<String>,
     /// Where in the gateway the picker is called.
     pub sight: Sight,
+}
+
+/// Pods that are served without an InferencePool.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selected {
+    /// Their labels, in the form of `kubectl --selector`.
+    pub labels: String,
+    /// The ports of each that serve.
+    pub ports: Vec<u16>,
 }
 
 /// The picker's own pods.
@@ -192,6 +203,9 @@ impl Kubernetes {
     }
 
     fn watches(&self, pools: &Arc<Pools>) -> BoxStream<'static, Note> {
+        if let (Some(pool), Some(selected)) = (&self.scope.pool, &self.scope.selected) {
+            return self.selected(pool, selected, pools);
+        }
         let one_pool = watcher::Config {
             field_selector: self
                 .scope
@@ -235,6 +249,31 @@ impl Kubernetes {
         all.extend(self.replicas(pools));
         all.extend(self.route_watches(pools));
         stream::select_all(all).boxed()
+    }
+
+    /// What there is to know of pods that are served without an InferencePool: that pool, and its pods.
+    fn selected(
+        &self,
+        pool: &PoolKey,
+        selected: &Selected,
+        pools: &Arc<Pools>,
+    ) -> BoxStream<'static, Note> {
+        let config = watcher::Config {
+            label_selector: Some(selected.labels.clone()),
+            ..watcher::Config::default()
+        };
+        let watch = self.built_in::<v1::Pod>("Pod", Some(&pool.namespace), &config);
+        pools.sources().begin(&watch.name, Need::Synced);
+        let pods = watch.changes(Pod::of, pools.clone());
+        let pods = pods.map(|change| Note::Pod(change.map(Pod::selected)));
+        let key = ObjectKey {
+            namespace: pool.namespace.clone(),
+            name: pool.name.clone(),
+        };
+        let pool = Change::Set(key, Pool::of_selected(selected.ports.clone()));
+        let pool = stream::iter([Note::Pool(Edition::Current, pool)]);
+        let replicas = stream::select_all(self.replicas(pools));
+        stream::select(stream::select(pool, pods), replicas).boxed()
     }
 
     /// The watches of what decides how much requests matter, and which models they get.

@@ -94,18 +94,6 @@ const FLAGS: &[Flag] = &[
         &["false"],
     ),
     flag(
-        "endpoint-selector",
-        Value,
-        "pods are selected by an InferencePool",
-        &[""],
-    ),
-    flag(
-        "endpoint-target-ports",
-        Value,
-        "ports are those of an InferencePool, or of the endpoints file",
-        &[""],
-    ),
-    flag(
         "grpc-max-recv-msg-size",
         Value,
         "messages of up to 64 MiB are accepted",

@@ -229,3 +229,39 @@ async fn the_label_of_a_pod_says_which_engine_it_is() {
     let counted = "pointsman_endpoints_of_unknown_engine{engine=\"of-its-own\"} 1";
     assert!(metrics.contains(counted), "{metrics}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pods_are_served_by_a_selector_alone_without_an_inference_pool() {
+    let api_server = ApiServer::start().await;
+    let client = api_server.client.clone();
+    make_namespace(&client, "models").await;
+    let servers = pods(3).await;
+    let port = servers[0].address().port();
+    for (name, tier, server) in [
+        ("chat-0", "gpu", &servers[0]),
+        ("chat-1", "test", &servers[1]),
+        ("mail-0", "gpu", &servers[2]),
+    ] {
+        let labels = json!({"app": &name[..4], "tier": tier});
+        make_pod(&client, "models", name, &labels, server.address()).await;
+    }
+    let flags = [
+        "--endpoint-selector=app in (chat, mail),tier!=test",
+        &format!("--endpoint-target-ports={port}"),
+        "--pool-namespace=models",
+        "--pod-name=picker-7d4b9c6f5d-x2x4z",
+    ];
+    let scene = Scene::of(api_server, &[], &flags).await;
+    let selected = vec![servers[0].address(), servers[2].address()];
+    scene.serves("models/picker", selected).await;
+    scene.ready().await;
+    let (_, page) = scene.readyz().await;
+    assert!(!page.contains("inferencepools"), "nobody asked: {page}");
+    let went = scene.went("any", "selected", &servers).await;
+    assert!(matches!(went, Went::To(at) if at != servers[1].address()));
+
+    label_pod(&client, "models", "chat-0", &json!({"tier": "test"})).await;
+    scene
+        .serves("models/picker", vec![servers[2].address()])
+        .await;
+}

@@ -26,6 +26,17 @@ pub(super) enum Change<T> {
     Only(Option<Arc<str>>, HashSet<ObjectKey>),
 }
 
+impl<T> Change<T> {
+    /// The same of something that is made of the object.
+    pub(super) fn map<R>(self, make: impl FnOnce(T) -> R) -> Change<R> {
+        match self {
+            Self::Set(key, object) => Change::Set(key, make(object)),
+            Self::Gone(key) => Change::Gone(key),
+            Self::Only(scope, keys) => Change::Only(scope, keys),
+        }
+    }
+}
+
 /// The version of a pool, or the group of an objective or a rewrite; the first that is there counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Edition {

@@ -18,6 +18,9 @@ const ACTIVE_PORTS: [&str; 2] = [
     "inference.networking.k8s.io/active-ports",
 ];
 
+/// The label that stands for having been selected by the API server: no label of an object can be called that.
+const SELECTED: &str = "";
+
 /// Labels by name.
 pub(super) type Labels = BTreeMap<String, String>;
 
@@ -97,6 +100,12 @@ impl Pod {
         })
     }
 
+    /// The same pod, which the API server has selected for the pool of [`Pool::of_selected`].
+    pub(super) fn selected(mut self) -> Self {
+        self.labels.insert(SELECTED.to_owned(), String::new());
+        self
+    }
+
     pub(super) fn has(&self, labels: &Labels) -> bool {
         labels
             .iter()
@@ -112,6 +121,15 @@ fn ports(list: &str) -> Vec<u16> {
 }
 
 impl Pool {
+    /// What stands for a pool where the API server selects its pods.
+    pub(super) fn of_selected(ports: Vec<u16>) -> Self {
+        Self {
+            selector: Labels::from([(SELECTED.to_owned(), String::new())]),
+            ports,
+            service: None,
+        }
+    }
+
     pub(super) fn of_v1(object: &DynamicObject) -> Made<Self> {
         read(object, |pool: InferencePool| Self::of(&pool))
     }
