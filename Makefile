@@ -88,7 +88,7 @@ bench-edge: needs ## CPU of ext_proc beside a server that only echoes: target/be
 .PHONY: bench-kubernetes
 bench-kubernetes: needs ## 1,000 pools and 10,000 pods of a real API server: memory, idle CPU, from Ready to the first pick
 	cargo build --release --locked -p picker
-	cargo bench --locked -p picker --bench kubernetes -- --pointsman $(TARGET)/release/pointsman
+	cargo bench --profile dev --locked -p picker --bench kubernetes -- --pointsman $(TARGET)/release/pointsman
 
 .PHONY: fmt
 fmt: needs ## format the Rust sources

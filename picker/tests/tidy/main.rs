@@ -6,6 +6,7 @@
 mod bans;
 mod dependencies;
 mod finding;
+mod image;
 mod layers;
 mod layout;
 mod licence;
@@ -120,6 +121,25 @@ fn a_banned_mark_is_in_no_file() {
 #[test]
 fn a_source_is_reached_by_a_mod_line() {
     report(reach::check(&Tree::read().sources()));
+}
+
+/// The Dockerfile as it is, and with each of the names in it changed.
+#[test]
+fn the_image_is_made_of_the_toolchain_packages_and_binaries_that_there_are() {
+    let tree = Tree::read();
+    let text = |path| tree.text(path).expect("it is there");
+    let (dockerfile, toolchain) = (text(image::DOCKERFILE), text("rust-toolchain.toml"));
+    let metadata = dependencies::metadata();
+    report(image::check(dockerfile, toolchain, &metadata));
+    for (from, to) in [
+        ("rust:1.", "rust:0."),
+        ("-p picker", "-p picking"),
+        ("release/pointsman-sim", "release/simulator"),
+    ] {
+        let changed = dockerfile.replace(from, to);
+        let found = image::check(&changed, toolchain, &metadata);
+        assert!(!found.is_empty(), "{to} is not found");
+    }
 }
 
 #[test]
