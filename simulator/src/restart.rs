@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
+use serde_json::json;
 use thiserror::Error;
 use tokio::time::{Instant, sleep};
 
@@ -50,15 +51,28 @@ pub struct Options {
         long,
         value_enum,
         value_delimiter = ',',
-        default_value = "watched,full,released"
+        default_value = "watched,one-filter,full,released"
     )]
-    pub follow: Vec<Follow>,
+    pub follow: Vec<Way>,
     /// The signals.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "term,kill")]
     pub signal: Vec<Signal>,
     /// Print JSON instead of a table.
     #[arg(long)]
     pub json: bool,
+}
+
+/// How responses are followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Way {
+    /// By a filter of its own, which only watches.
+    Watched,
+    /// By the filter that asks where a request goes: its stream stays open, and ends when the response does.
+    OneFilter,
+    /// They pass through the picker.
+    Full,
+    /// Not at all.
+    Released,
 }
 
 /// How a picker is made to end.
@@ -141,7 +155,7 @@ pub async fn measure(options: &Options) -> Result<Vec<Losses>, RestartError> {
         let mut scene = Scene::start(options, follow).await?;
         for &signal in &options.signal {
             let mut all = Losses {
-                follow: name(follow),
+                follow: follow.name(),
                 signal,
                 requests: 0,
                 lost: Vec::new(),
@@ -156,11 +170,36 @@ pub async fn measure(options: &Options) -> Result<Vec<Losses>, RestartError> {
     Ok(losses)
 }
 
-fn name(follow: Follow) -> &'static str {
-    match follow {
-        Follow::Full => "full",
-        Follow::Watched => "watched",
-        Follow::Released => "released",
+impl Way {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Watched => "watched",
+            Self::OneFilter => "watched by one filter",
+            Self::Full => "full",
+            Self::Released => "released",
+        }
+    }
+
+    /// The sample to start from, and what is other than in it.
+    fn configuration(self) -> (Follow, Differences) {
+        let as_it_is = Differences::default();
+        match self {
+            Self::Watched => (Follow::Watched, as_it_is),
+            Self::Full => (Follow::Full, as_it_is),
+            Self::Released => (Follow::Released, as_it_is),
+            Self::OneFilter => {
+                let differences = Differences {
+                    call_metadata: vec![("x-pointsman-follow", "watched")],
+                    processing_mode: Some(json!({
+                        "request_header_mode": "SEND", "response_header_mode": "SEND",
+                        "request_body_mode": "FULL_DUPLEX_STREAMED", "response_body_mode": "NONE",
+                        "request_trailer_mode": "SEND", "response_trailer_mode": "SEND",
+                    })),
+                    ..as_it_is
+                };
+                (Follow::Full, differences)
+            }
+        }
     }
 }
 
@@ -172,8 +211,9 @@ struct Scene {
 }
 
 impl Scene {
-    async fn start(options: &Options, follow: Follow) -> Result<Self, RestartError> {
-        let folder = options.out.join(name(follow));
+    async fn start(options: &Options, way: Way) -> Result<Self, RestartError> {
+        let (follow, differences) = way.configuration();
+        let folder = options.out.join(way.name());
         std::fs::create_dir_all(&folder)?;
         let servers = serve::Options::local(SERVERS, "base", &[], Profile::demo());
         let servers = serve::spawn(serve::Options {
@@ -196,7 +236,7 @@ impl Scene {
                 pool: None,
             }],
             follow,
-            differences: Differences::default(),
+            differences,
             concurrency: 1,
         })
         .await?;

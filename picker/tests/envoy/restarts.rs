@@ -2,13 +2,12 @@
 
 use std::path::PathBuf;
 
-use simulator::load::ext_proc::Follow;
-use simulator::restart::{Options, Signal, measure};
+use simulator::restart::{Options, Signal, Way, measure};
 
 use crate::scene::envoy_executable;
 
 /// Restarts the picker under load, and says what was lost.
-async fn check(follow: Follow) {
+async fn check(follow: Way) {
     let folder = tempfile::tempdir().expect("a folder");
     let options = Options {
         envoy: envoy_executable(),
@@ -28,15 +27,20 @@ async fn check(follow: Follow) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_picker_that_watches_and_is_told_to_end_loses_no_request() {
-    check(Follow::Watched).await;
+    check(Way::Watched).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_picker_that_follows_in_full_and_is_told_to_end_loses_no_request() {
-    check(Follow::Full).await;
+    check(Way::Full).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_picker_that_follows_nothing_and_is_told_to_end_loses_no_request() {
-    check(Follow::Released).await;
+    check(Way::Released).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_picker_that_watches_by_the_filter_that_asks_and_is_told_to_end_loses_no_request() {
+    check(Way::OneFilter).await;
 }
