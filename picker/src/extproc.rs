@@ -2,6 +2,7 @@
 
 mod attributes;
 mod body;
+mod conformance;
 mod exchange;
 mod metrics;
 mod modes;

@@ -136,7 +136,8 @@ pub struct Serve {
     #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
           default_value_t = false, default_missing_value = "true")]
     pub trust_headers: bool,
-    /// Whether the request header `test-epp-endpoint-selection` names the endpoint, as conformance tests need it.
+    /// For the conformance tests of the Inference Extension alone: whether the request header `test-epp-endpoint-selection` names the
+    /// endpoint, and responses say which one served. A client could choose its server.
     #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
           default_value_t = false, default_missing_value = "true")]
     pub conformance: bool,

@@ -3,12 +3,14 @@
 mod kubernetes {
     pub(crate) mod api_server;
     pub(crate) mod call;
+    pub(crate) mod echo;
     pub(crate) mod gateway_api;
     pub(crate) mod object;
     pub(crate) mod scene;
 
     mod intent;
     mod isolation;
+    mod conformance;
     mod life;
     mod outage;
     mod publish;

@@ -376,7 +376,7 @@ fn object(key: &str, value: Value) -> Struct {
 
 /// Sets a header, whatever the client sent under that name. The action is said outright, since what proxies do
 /// without differs.
-fn set(key: &str, value: &str) -> HeaderValueOption {
+pub(super) fn set(key: &str, value: &str) -> HeaderValueOption {
     HeaderValueOption {
         header: Some(HeaderValue {
             key: key.to_owned(),

@@ -283,7 +283,7 @@ pub(crate) async fn pods(count: u8) -> Vec<Server> {
 }
 
 /// An address of this machine that no other test of this process has.
-fn address(port: u16) -> SocketAddr {
+pub(crate) fn address(port: u16) -> SocketAddr {
     static NEXT: AtomicU8 = AtomicU8::new(1);
     let host = NEXT.fetch_add(1, Ordering::Relaxed);
     let process = u8::try_from(std::process::id() % 250).unwrap_or(0) + 1;
@@ -315,7 +315,7 @@ fn route(prefix: &str, pool: Option<&str>) -> Route {
 }
 
 /// The Envoy that `tools/fetch.py` has put into `target/tools`, fetched if it is not there yet.
-fn envoy_executable() -> PathBuf {
+pub(crate) fn envoy_executable() -> PathBuf {
     let fetched = Command::new("python3")
         .args(["-B", "tools/fetch.py", "envoy"])
         .current_dir(repository())

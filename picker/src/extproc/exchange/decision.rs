@@ -18,6 +18,7 @@ use super::Exchange;
 use super::request_half::RequestHalf;
 use crate::driver::{Ask, Flight, Handle, Refused};
 use crate::extproc::attributes::Head;
+use crate::extproc::conformance;
 use crate::extproc::modes::{BodyMode, Follow};
 use crate::extproc::reply::{self, Picked, Place};
 
@@ -169,7 +170,13 @@ impl Exchange {
             body,
             ask_for_response: self.asked_for_response,
         };
-        self.answers.push(answer.answer(place));
+        let mut answer = answer.answer(place);
+        if self.edge.settings.trust.test_selection
+            && let Some(first) = flight.endpoints().first()
+        {
+            conformance::ask_for_echo(&mut answer, &first.to_string());
+        }
+        self.answers.push(answer);
         if !matches!(self.request, RequestHalf::Whole) {
             self.request = RequestHalf::Passing;
         }

@@ -8,6 +8,7 @@ use picker_core::time::Instant;
 use super::Exchange;
 use crate::driver::PROGRESS_EVERY;
 use crate::extproc::attributes;
+use crate::extproc::conformance;
 use crate::extproc::modes::{BodyMode, Follow};
 use crate::extproc::reply::{self, Half};
 
@@ -52,11 +53,15 @@ impl Exchange {
         });
         // Where the proxy holds the body whole, its length is said with it.
         let whole = self.modes.response == BodyMode::Buffered { partial: false };
-        self.answers.push(if resized && !whole {
+        let mut answer = if resized && !whole {
             reply::resized_response()
         } else {
             reply::headers(Half::Response)
-        });
+        };
+        if self.edge.settings.trust.test_selection {
+            conformance::tell_served(&mut answer, metadata);
+        }
+        self.answers.push(answer);
         self.response
             .seen
             .on_headers(status, content_type, encoding);
