@@ -8,9 +8,10 @@ mod kubernetes {
     pub(crate) mod object;
     pub(crate) mod scene;
 
+    mod conformance;
+    mod gateways;
     mod intent;
     mod isolation;
-    mod conformance;
     mod life;
     mod outage;
     mod publish;

@@ -264,7 +264,7 @@ impl Drop for Picker {
 
 impl ApiServer {
     /// What kubectl says, as the administrator; `input` is its standard input.
-    fn kubectl(&self, arguments: &[&str], input: &str) -> String {
+    pub(crate) fn kubectl(&self, arguments: &[&str], input: &str) -> String {
         let mut child = Command::new(self.assets.join("kubectl"))
             .args(arguments)
             .env("KUBECONFIG", self.kubeconfig("admin", None))
