@@ -20,6 +20,7 @@ use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{Struct, Value};
 
 use picker_core::refusal::{self, Reason};
+use picker_core::request::Splice;
 
 use super::attributes::{DESTINATION, NAMESPACE};
 use super::modes::Follow;
@@ -32,6 +33,8 @@ pub(super) const FRAME_MAX_BYTES: usize = 62_000;
 #[derive(Debug, Default)]
 pub(super) struct Answers {
     queue: VecDeque<Answer>,
+    /// Puts another model's name into the request's body, piece by piece as it goes.
+    pub(super) splice: Option<Splice>,
 }
 
 #[derive(Debug)]
@@ -74,15 +77,25 @@ impl Answers {
 
     /// The next message; `None` once everything has gone.
     pub(super) fn pop(&mut self) -> Option<ProcessingResponse> {
-        match self.queue.pop_front()? {
-            Answer::Message(message) => Some(*message),
-            Answer::Frame(mut frame) => {
-                let message = frame.next();
-                if frame.gone < frame.body.body.len() {
-                    self.queue.push_front(Answer::Frame(frame));
-                }
-                Some(message)
+        loop {
+            let mut frame = match self.queue.pop_front()? {
+                Answer::Message(message) => return Some(*message),
+                Answer::Frame(frame) => frame,
+            };
+            let half = frame.half;
+            let (mut piece, whole) = frame.next();
+            if !whole {
+                self.queue.push_front(Answer::Frame(frame));
             }
+            let splice = self.splice.as_mut().filter(|_| half == Half::Request);
+            if let Some(changed) = splice.and_then(|splice| splice.pass(&piece.body)) {
+                let ends = piece.end_of_stream || piece.end_of_stream_without_message;
+                if changed.is_empty() && !ends {
+                    continue;
+                }
+                piece.body = changed;
+            }
+            return Some(streamed(half, piece));
         }
     }
 
@@ -96,35 +109,31 @@ impl Answers {
 }
 
 impl Frame {
-    fn next(&mut self) -> ProcessingResponse {
+    /// The next piece of it, and whether that was the last.
+    fn next(&mut self) -> (StreamedBodyResponse, bool) {
         let left = self.body.body.len() - self.gone;
         if left > self.piece_max {
             let piece = &self.body.body[self.gone..self.gone + self.piece_max];
             self.gone += self.piece_max;
-            return streamed(
-                self.half,
-                StreamedBodyResponse {
-                    body: piece.to_vec(),
-                    ..StreamedBodyResponse::default()
-                },
-            );
+            let piece = StreamedBodyResponse {
+                body: piece.to_vec(),
+                ..StreamedBodyResponse::default()
+            };
+            return (piece, false);
         }
         let body = if self.gone == 0 {
             std::mem::take(&mut self.body.body)
         } else {
             self.body.body[self.gone..].to_vec()
         };
-        self.gone = self.body.body.len();
-        streamed(
-            self.half,
-            StreamedBodyResponse {
-                body,
-                end_of_stream: self.body.end_of_stream,
-                end_of_stream_without_message: self.body.end_of_stream_without_message,
-                grpc_message_compressed: self.body.grpc_message_compressed,
-                drain_complete: false,
-            },
-        )
+        let last = StreamedBodyResponse {
+            body,
+            end_of_stream: self.body.end_of_stream,
+            end_of_stream_without_message: self.body.end_of_stream_without_message,
+            grpc_message_compressed: self.body.grpc_message_compressed,
+            drain_complete: false,
+        };
+        (last, true)
     }
 }
 

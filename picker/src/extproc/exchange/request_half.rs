@@ -198,7 +198,7 @@ impl Exchange {
             name: scan.model_span().filter(|_| !messages),
             body: None,
         };
-        let mut splice = self.decide(now, Place::Headers, &head, request, shown);
+        let splice = self.decide(now, Place::Headers, &head, request, shown);
         if matches!(self.request, RequestHalf::Answered) {
             return;
         }
@@ -207,10 +207,8 @@ impl Exchange {
         }
         let (frames, lease) = frames.take();
         self.lease = Some(lease);
-        for mut frame in frames {
-            if let Some(changed) = splice.as_mut().and_then(|it| it.pass(&frame.body)) {
-                frame.body = changed;
-            }
+        self.answers.splice = splice;
+        for frame in frames {
             if !frame.body.is_empty() || frame.end_of_stream || messages {
                 self.answers.push_frame(Half::Request, frame, messages);
             }

@@ -9,6 +9,7 @@ use prost::Message;
 
 use super::message::{body, headers, message};
 use super::scene::{SETTINGS, Scene};
+use crate::driver::PoolSpec;
 use crate::extproc::EdgeSettings;
 use crate::extproc::exchange::{Caller, Exchange};
 
@@ -42,6 +43,18 @@ fn pass(exchange: &mut Exchange, wire: &[u8], sent: &mut Vec<u8>) -> usize {
     bytes
 }
 
+/// A pool whose requests get a model with a longer name.
+fn rewriting() -> PoolSpec {
+    let rewrite = serde_json::json!({
+        "metadata": {"name": "canary", "namespace": "ai"},
+        "spec": {"poolRef": {"name": "chat"}, "rules": [{"targets": [{"modelRewrite": "a-longer-name"}]}]},
+    });
+    PoolSpec {
+        rewrites: vec![serde_json::from_value(rewrite).expect("a rewrite")],
+        ..PoolSpec::default()
+    }
+}
+
 #[test]
 fn a_request_holds_less_than_three_times_its_body() {
     let settings = EdgeSettings {
@@ -51,7 +64,7 @@ fn a_request_holds_less_than_three_times_its_body() {
     };
     for size in [1 << 20, 5 << 20, (10 << 20) - 1, 12 << 20] {
         for frame in [16 << 10, 62_000, 1 << 20, 64 << 20] {
-            let scene = Scene::of(&["10.0.0.1:8000"], settings);
+            let scene = Scene::with(&["10.0.0.1:8000"], settings, rewriting());
             let frames = wire(size, frame);
             let pairs = [(":path", "/v1/completions")];
             let first = message(Part::RequestHeaders(headers(pairs, false))).encode_to_vec();

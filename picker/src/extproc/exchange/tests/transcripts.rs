@@ -221,20 +221,24 @@ fn spec_of(transcript: &Transcript) -> PoolSpec {
     }
 }
 
-/// Lets the servers be read: so many requests wait at each.
+/// Lets the servers be read twice: so many requests wait at each, and more left it meanwhile than any could hold.
 fn tell_waiting(scene: &Scene, waiting: &[u64]) {
     let pool = scene.pool();
-    for (endpoint, waiting) in pool.endpoints().into_iter().zip(waiting) {
-        let engine = EngineReading {
-            running: Some(1),
-            waiting: Some(*waiting),
-            ..EngineReading::default()
-        };
-        let reading = Reading {
-            engines: vec![engine],
-            ..Reading::default()
-        };
-        pool.tell(Event::Read(endpoint.endpoint, reading));
+    for finished in [0, 1_000_000_000] {
+        for (endpoint, waiting) in pool.endpoints().into_iter().zip(waiting) {
+            let engine = EngineReading {
+                running: Some(1),
+                waiting: Some(*waiting),
+                finished: Some(finished),
+                generation_tokens: Some(finished),
+                ..EngineReading::default()
+            };
+            let reading = Reading {
+                engines: vec![engine],
+                ..Reading::default()
+            };
+            pool.tell(Event::Read(endpoint.endpoint, reading));
+        }
     }
 }
 
