@@ -52,6 +52,8 @@ pub(super) struct Exchange {
     modes: Modes,
     /// The proxy only shows what passes: nothing that is answered has an effect.
     observed: bool,
+    /// The proxy was asked for the request's body, and has let itself be asked.
+    asked_for_body: bool,
     /// The proxy was asked for a response that it would not have shown, for the sake of the model's name in it.
     asked_for_response: bool,
     begun: bool,
@@ -74,6 +76,7 @@ impl Exchange {
             caller,
             modes: Modes::UNSAID,
             observed: false,
+            asked_for_body: false,
             asked_for_response: false,
             begun: false,
             head_seen: false,

@@ -62,7 +62,7 @@ impl Exchange {
             return None;
         }
         let told = (resolved.by, resolved.or.into());
-        let (ask, splice) = self.ask(&handle, told, place, head, request, &shown);
+        let (ask, splice) = self.ask(&handle, told, head, request, &shown);
         match handle.pick(ask) {
             Ok(flight) => self.answer_with(now, place, head, flight, splice, shown.body),
             Err(refused) => {
@@ -109,7 +109,6 @@ impl Exchange {
         &mut self,
         handle: &Handle,
         (told, or): (Told, Arc<[PoolKey]>),
-        place: Place,
         head: &Head,
         request: Request,
         shown: &Shown<'_>,
@@ -126,7 +125,7 @@ impl Exchange {
         } else {
             handle.target(&asked)
         };
-        let rewrite = target.map(|it| self.rewrite(it, &mut request, place, shown));
+        let rewrite = target.map(|it| self.rewrite(it, &mut request, shown));
         let splice = rewrite.as_ref().and_then(|rewrite| {
             let put = matches!(rewrite.naming, Naming::PutBack | Naming::Stays);
             let name = shown.name.clone().filter(|_| put)?;
@@ -185,19 +184,13 @@ impl Exchange {
     }
 
     /// Gives the request another model, as far as its body can be changed, and prepares that the client sees its own name for it.
-    fn rewrite(
-        &mut self,
-        target: Target,
-        request: &mut Request,
-        place: Place,
-        shown: &Shown<'_>,
-    ) -> Rewriting {
+    fn rewrite(&mut self, target: Target, request: &mut Request, shown: &Shown<'_>) -> Rewriting {
         let asked = request.model.clone();
         let naming = match &asked {
             Some(asked) if *asked == target.model => Naming::Unchanged,
             Some(asked) if shown.name.is_some() => {
                 request.model = Some(target.model.clone());
-                if self.shows_response(place) {
+                if self.shows_response() {
                     self.response.rename = Some(Rename::new(asked));
                     Naming::PutBack
                 } else {
@@ -214,10 +207,9 @@ impl Exchange {
         }
     }
 
-    /// Whether the response will pass here; where the proxy lets itself be asked for it, it is.
-    fn shows_response(&mut self, place: Place) -> bool {
-        if self.modes.response == BodyMode::Unsent && self.caller.may_ask && place == Place::Headers
-        {
+    /// Whether the response will pass here. A proxy that was asked for the request's body is asked for the response, too.
+    fn shows_response(&mut self) -> bool {
+        if self.modes.response == BodyMode::Unsent && self.asked_for_body {
             self.asked_for_response = true;
             self.modes.response = BodyMode::Duplex { messages: false };
         }

@@ -170,6 +170,7 @@ impl Exchange {
     fn ask_for_body(&mut self) {
         let follow = self.caller.follow.unwrap_or(Follow::Watched);
         self.caller.follow = Some(follow);
+        self.asked_for_body = true;
         self.modes.request = BodyMode::Duplex { messages: false };
         if follow == Follow::Full {
             self.modes.response = BodyMode::Duplex { messages: false };
