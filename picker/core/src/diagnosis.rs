@@ -5,15 +5,24 @@
 
 mod attachment;
 mod backend;
+mod command;
 mod model;
 mod overlap;
+mod picker;
+mod pool;
+mod reason;
+
+pub mod object;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+pub use self::reason::{Reason, Severity};
+
+use self::object::{Pool, Service, Workload};
 use crate::route::PoolKey;
 use crate::route::object::{Metadata, ObjectKey, Route};
 use crate::route::table::RouteTable;
@@ -29,48 +38,53 @@ pub struct Fleet {
     pub pools: Vec<Pool>,
     /// The InferencePoolImports there are.
     pub imports: BTreeSet<ObjectKey>,
-    /// The Services there are; `None` if that is not known.
-    pub services: Option<BTreeSet<ObjectKey>>,
+    /// The Services there are.
+    pub services: BTreeMap<ObjectKey, Service>,
+    /// The Services that have an EndpointSlice with a ready endpoint.
+    pub backed: BTreeSet<ObjectKey>,
+    /// The pods there are, or what makes them.
+    pub workloads: Vec<Workload>,
     /// The InferenceObjectives there are.
     pub objectives: Vec<Objective>,
     /// The InferenceModelRewrites there are.
     pub rewrites: Vec<Rewrite>,
     /// The models and adapters that some server of a pool lists; no entry where no server was asked.
     pub served: BTreeMap<PoolKey, BTreeSet<Arc<str>>>,
+    /// What of all this is complete.
+    pub known: Known,
 }
 
-/// An InferencePool, as far as others refer to it.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct Pool {
-    /// Its name.
-    pub metadata: Metadata,
-    /// What it asks for.
-    pub spec: PoolSpec,
+/// Of what it is known that there is no more of it than stands in the fleet; of the rest, what is missing may be there
+/// all the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Known(BTreeMap<Kind, Places>);
+
+/// Kinds of objects that others refer to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// InferencePool.
+    Pool,
+    /// InferencePoolImport.
+    Import,
+    /// Gateway.
+    Gateway,
+    /// Namespace.
+    Namespace,
+    /// Service.
+    Service,
+    /// EndpointSlice.
+    Slice,
+    /// Pods and what makes them.
+    Workload,
 }
 
-/// What an InferencePool asks for.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct PoolSpec {
-    /// The picker.
-    pub endpoint_picker_ref: Option<PickerRef>,
-}
-
-/// The Service of a pool's picker.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct PickerRef {
-    /// The name, in the pool's namespace.
-    pub name: Arc<str>,
-    /// The port.
-    #[serde(default)]
-    pub port: Option<PickerPort>,
-}
-
-/// The port of a pool's picker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-pub struct PickerPort {
-    /// Its number.
-    pub number: u16,
+/// Namespaces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Places {
+    /// Every one.
+    Every,
+    /// These.
+    These(BTreeSet<Arc<str>>),
 }
 
 /// Something that is wrong, or that is surely not what was meant.
@@ -78,78 +92,14 @@ pub struct PickerPort {
 pub struct Finding {
     /// The object: kind, namespace and name.
     pub object: String,
+    /// The field of the object.
+    pub field: String,
     /// What is wrong, in one word.
     pub reason: Reason,
     /// What is wrong, in a sentence.
     pub text: String,
     /// What to apply or to change, as YAML.
     pub fix: String,
-}
-
-/// What is wrong, in one word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Reason {
-    /// A route refers to nothing that it could attach to.
-    ParentUnsupported,
-    /// A route refers to a Gateway that does not exist.
-    GatewayMissing,
-    /// A route refers to a listener that its Gateway does not have.
-    ListenerMissing,
-    /// No listener takes routes of this namespace.
-    NamespaceNotAllowed,
-    /// No listener takes routes of this kind.
-    KindNotAllowed,
-    /// No listener has any host of the route.
-    HostnameNotServed,
-    /// A route is attached to a Service that does not exist.
-    ServiceMissing,
-    /// A hostname that no request can have.
-    HostnameInvalid,
-    /// A route attaches to nothing.
-    NotAttached,
-    /// A rule refers to a pool that does not exist.
-    PoolMissing,
-    /// A rule refers to an import that does not exist.
-    ImportMissing,
-    /// A rule refers to a pool of another namespace without leave.
-    GrantMissing,
-    /// A rule refers to a pool in a group that is none of InferencePool's.
-    PoolGroupWrong,
-    /// All weights of a rule are 0.
-    WeightsZero,
-    /// A rule has a redirect and backends.
-    RedirectWithBackends,
-    /// A match can never be met: its regular expression cannot be read.
-    PatternInvalid,
-    /// A match can never be met: its kind is not known.
-    MatchKindUnknown,
-    /// Two rules match the same requests; only one ever gets them.
-    SameRequests,
-    /// A regular expression and a prefix overlap, and gateways differ on which goes first.
-    PrecedenceUnclear,
-    /// An HTTPRoute and a GRPCRoute claim one host of one listener.
-    KindsConflict,
-    /// Two pools that requests can be for look the same to the picker.
-    PoolsIndistinct,
-    /// A pool names no picker.
-    PickerMissing,
-    /// A pool's picker refers to a Service that does not exist.
-    PickerServiceMissing,
-    /// An objective or rewrite refers to a pool that does not exist.
-    ReferencedPoolMissing,
-    /// A rewrite leads to a model that no server of the pool has.
-    TargetNotServed,
-    /// A route asks for a model that no server of its pools has.
-    AdapterNotServed,
-    /// Targets without weight beside targets with one get nothing.
-    WeightsMixed,
-    /// Two rewrites are for the same requests; only the first counts.
-    RewriteShadowed,
-    /// A rule of a rewrite has no targets.
-    TargetsMissing,
-    /// Two objectives are for the same model; only the older counts.
-    ObjectiveShadowed,
 }
 
 impl Fleet {
@@ -162,7 +112,8 @@ impl Fleet {
             backend::find(self, route, &mut findings);
         }
         overlap::find(self, &mut findings);
-        backend::find_pools(self, &mut findings);
+        pool::find(self, &mut findings);
+        picker::find(self, &mut findings);
         model::find(self, &mut findings);
         findings.sort();
         findings.dedup();
@@ -173,45 +124,98 @@ impl Fleet {
         self.pools.iter().find(|pool| pool.key() == *key)
     }
 
-    fn has_service(&self, key: &ObjectKey) -> bool {
-        self.services
-            .as_ref()
-            .is_none_or(|services| services.contains(key))
-    }
-}
-
-impl Pool {
-    fn key(&self) -> PoolKey {
-        PoolKey {
-            namespace: self.metadata.namespace.clone(),
-            name: self.metadata.name.clone(),
+    /// Takes over, for each pool of which that is not known yet, the models that the command lines of its servers name.
+    pub fn learn_served(&mut self) {
+        let mut learnt = Vec::new();
+        for pool in &self.pools {
+            let models = command::served(self.pods_of(pool));
+            learnt.extend(models.map(|models| (pool.key(), models)));
+        }
+        for (pool, models) in learnt {
+            self.served.entry(pool).or_insert(models);
         }
     }
 
-    /// The Service and port by which calls for the pool are known.
-    fn picker(&self) -> Option<(ObjectKey, u16)> {
-        let picker = self.spec.endpoint_picker_ref.as_ref()?;
-        let service = ObjectKey {
-            namespace: self.metadata.namespace.clone(),
-            name: picker.name.clone(),
-        };
-        Some((service, picker.port.map_or(0, |port| port.number)))
+    /// The pods of a pool, or what makes them.
+    pub fn pods_of<'f>(&'f self, pool: &'f Pool) -> impl Iterator<Item = &'f Workload> {
+        self.workloads.iter().filter(|it| pool.selects(it))
+    }
+
+    fn lacks_service(&self, key: &ObjectKey) -> bool {
+        !self.services.contains_key(key) && self.known.has(Kind::Service, &key.namespace)
+    }
+}
+
+impl Known {
+    /// That the fleet is all there is.
+    #[must_use]
+    pub fn everything() -> Self {
+        let kinds = [
+            Kind::Pool,
+            Kind::Import,
+            Kind::Gateway,
+            Kind::Namespace,
+            Kind::Service,
+            Kind::Slice,
+            Kind::Workload,
+        ];
+        Self(kinds.map(|kind| (kind, Places::Every)).into())
+    }
+
+    /// Notes that every object of a kind in these places is in the fleet.
+    pub fn add(&mut self, kind: Kind, places: Places) {
+        match (self.0.get_mut(&kind), places) {
+            (Some(Places::These(old)), Places::These(new)) => old.extend(new),
+            (_, places) => drop(self.0.insert(kind, places)),
+        }
+    }
+
+    /// Whether an object of that kind and namespace that is not in the fleet does not exist.
+    #[must_use]
+    pub fn has(&self, kind: Kind, namespace: &str) -> bool {
+        match self.0.get(&kind) {
+            None => false,
+            Some(Places::Every) => true,
+            Some(Places::These(some)) => some.contains(namespace),
+        }
     }
 }
 
 impl Finding {
-    fn of_route(route: &Route, reason: Reason, text: String, fix: String) -> Self {
+    fn of_route(route: &Route, field: &str, reason: Reason, text: String, fix: String) -> Self {
         Self {
             object: route.key().to_string(),
+            field: field.to_owned(),
             reason,
             text,
             fix,
         }
     }
 
-    fn of(kind: &str, metadata: &Metadata, reason: Reason, text: String, fix: String) -> Self {
+    fn of_workload(
+        workload: &Workload,
+        field: &str,
+        reason: Reason,
+        text: String,
+        fix: String,
+    ) -> Self {
+        let (kind, metadata) = (&workload.kind, &workload.metadata);
+        Self::of(kind, metadata, field, reason, text, fix)
+    }
+
+    /// A finding about an object of that kind and name.
+    #[must_use]
+    pub fn of(
+        kind: &str,
+        metadata: &Metadata,
+        field: &str,
+        reason: Reason,
+        text: String,
+        fix: String,
+    ) -> Self {
         Self {
             object: format!("{kind} {}", metadata.key()),
+            field: field.to_owned(),
             reason,
             text,
             fix,
@@ -221,9 +225,13 @@ impl Finding {
 
 impl fmt::Display for Finding {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let reason = serde_json::to_value(self.reason).unwrap_or_default();
-        let reason = reason.as_str().unwrap_or_default();
-        writeln!(formatter, "{} ({reason}): {}", self.object, self.text)?;
+        let (object, field) = (&self.object, &self.field);
+        writeln!(
+            formatter,
+            "{object} {field} ({}): {}",
+            self.reason.word(),
+            self.text
+        )?;
         for line in self.fix.lines() {
             writeln!(formatter, "    {line}")?;
         }

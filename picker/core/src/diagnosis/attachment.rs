@@ -1,28 +1,33 @@
 //! Routes that requests cannot reach: parents, listeners, namespaces, kinds and hostnames that do not fit.
 
-use super::{Finding, Fleet, Reason};
+use super::{Finding, Fleet, Kind, Reason};
 use crate::route::attachment::{self, Detached};
-use crate::route::object::{Gateway, ParentRef, Route};
+use crate::route::object::{FromNamespaces, Gateway, Listener, ParentRef, Route};
 
 pub(super) fn find(fleet: &Fleet, route: &Route, findings: &mut Vec<Finding>) {
-    let mut tell = |reason, text, fix| {
-        findings.push(Finding::of_route(route, reason, text, fix));
+    let mut tell = |field: &str, reason, text, fix| {
+        findings.push(Finding::of_route(route, field, reason, text, fix));
     };
     if route.parent_refs().is_empty() {
         let text = "it has no parentRefs, so no gateway sends requests by it".to_owned();
         let fix = "spec:\n  parentRefs:\n  - name: GATEWAY".to_owned();
-        tell(Reason::NotAttached, text, fix);
+        tell("spec.parentRefs", Reason::NotAttached, text, fix);
     }
-    for name in route.hostnames() {
+    for (index, name) in route.hostnames().iter().enumerate() {
         if let Some(why) = invalid(name) {
             let text = format!("the hostname {name} {why}, so no request has it");
             let fix = format!("spec:\n  hostnames:\n  - {}", repaired(name));
-            tell(Reason::HostnameInvalid, text, fix);
+            let field = format!("spec.hostnames[{index}]");
+            tell(&field, Reason::HostnameInvalid, text, fix);
         }
     }
-    for reference in route.parent_refs() {
+    for (index, reference) in route.parent_refs().iter().enumerate() {
         if let Some((reason, text, fix)) = unattached(fleet, route, reference) {
-            tell(reason, text, fix);
+            let field = match reason {
+                Reason::HostnameNotServed => "spec.hostnames".to_owned(),
+                _ => format!("spec.parentRefs[{index}]"),
+            };
+            tell(&field, reason, text, fix);
         }
     }
 }
@@ -35,7 +40,7 @@ fn unattached(
 ) -> Option<(Reason, String, String)> {
     let target = reference.target(&route.metadata().namespace);
     if reference.is_service() {
-        let missing = !fleet.has_service(&target);
+        let missing = fleet.lacks_service(&target);
         let text = format!("it is attached to the Service {target}, which does not exist");
         let fix = format!(
             "spec:\n  parentRefs:\n  - group: \"\"\n    kind: Service\n    name: SERVICE  # of {}",
@@ -60,6 +65,9 @@ fn unattached(
         return Some((Reason::ParentUnsupported, text, fix));
     }
     let Some(gateway) = fleet.table.gateway(&target) else {
+        if !fleet.known.has(Kind::Gateway, &target.namespace) {
+            return None;
+        }
         let text = format!("its parent, the Gateway {target}, does not exist");
         let fix = format!(
             "spec:\n  parentRefs:\n  - name: GATEWAY\n    namespace: {}",
@@ -69,6 +77,16 @@ fn unattached(
     };
     let labels = fleet.table.labels(&route.metadata().namespace);
     let detached = attachment::attach(route, reference, gateway, labels).err()?;
+    let mut listeners = gateway.spec.listeners.iter();
+    let by_labels = |it: &Listener| it.allowed_routes.namespaces.from == FromNamespaces::Selector;
+    if matches!(detached, Detached::Namespace)
+        && !fleet
+            .known
+            .has(Kind::Namespace, &route.metadata().namespace)
+        && listeners.any(by_labels)
+    {
+        return None;
+    }
     Some(explain(route, reference, gateway, &detached))
 }
 

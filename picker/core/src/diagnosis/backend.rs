@@ -1,38 +1,46 @@
-//! Rules that lead nowhere: pools, imports and grants that are missing, weights of 0; and pools without a picker.
+//! Rules that lead nowhere or past the picker: pools, imports and grants that are missing, weights of 0.
 
-use super::{Finding, Fleet, Reason};
+use super::object::Pool;
+use super::{Finding, Fleet, Kind, Reason};
 use crate::route::PoolKey;
 use crate::route::entry;
-use crate::route::object::{BackendRef, POOL_GROUP, Route, RouteKey};
+use crate::route::object::{BackendRef, ObjectKey, POOL_GROUP, Route, RouteKey};
 use crate::route::rule::Unusable;
 use crate::route::table::permits;
 
 pub(super) fn find(fleet: &Fleet, route: &Route, findings: &mut Vec<Finding>) {
-    let mut tell = |reason, text, fix| {
-        findings.push(Finding::of_route(route, reason, text, fix));
+    let mut tell = |field: &str, reason, text, fix| {
+        findings.push(Finding::of_route(route, field, reason, text, fix));
     };
     for (index, backends) in route.backend_refs().enumerate() {
-        for backend in backends {
+        let list = format!("spec.rules[{index}].backendRefs");
+        for (place, backend) in backends.iter().enumerate() {
             if let Some((reason, text, fix)) = wrong(fleet, &route.key(), index, backend) {
-                tell(reason, text, fix);
+                tell(&format!("{list}[{place}]"), reason, text, fix);
             }
         }
         let pools = backends.iter().filter(|it| it.is_pool()).count();
         if pools > 0 && backends.iter().all(|it| it.weight == 0) {
             let text = format!("the weights of rule {index} sum to 0: its requests get a 500");
             let fix = format!("{}      weight: 1", reference(&backends[0]));
-            tell(Reason::WeightsZero, text, fix);
+            tell(&list, Reason::WeightsZero, text, fix);
         }
         if pools > 0 && entry::redirects(route, index) {
             let text = format!(
                 "rule {index} has a redirect and backends: the redirect answers, and no pool is asked"
             );
             let fix = "spec:\n  rules:\n  - filters: []  # or backendRefs: []".to_owned();
-            tell(Reason::RedirectWithBackends, text, fix);
+            tell(
+                &format!("spec.rules[{index}].filters"),
+                Reason::RedirectWithBackends,
+                text,
+                fix,
+            );
         }
     }
     for one in entry::matches(route) {
         let rule = one.rule;
+        let field = format!("spec.rules[{rule}].matches");
         match one.wanted {
             Err(Unusable::Pattern(pattern, why)) => {
                 let why = why.lines().last().unwrap_or_default().trim().to_owned();
@@ -40,14 +48,14 @@ pub(super) fn find(fleet: &Fleet, route: &Route, findings: &mut Vec<Finding>) {
                     "the regular expression {pattern} of rule {rule} cannot be read ({why}): the match is never met"
                 );
                 let fix = "spec:\n  rules:\n  - matches:\n    - path:\n        type: PathPrefix\n        value: /".to_owned();
-                tell(Reason::PatternInvalid, text, fix);
+                tell(&field, Reason::PatternInvalid, text, fix);
             }
             Err(Unusable::Kind) => {
                 let text = format!(
                     "a match of rule {rule} has a type that is none of Exact, PathPrefix and RegularExpression: it is never met"
                 );
                 let fix = "spec:\n  rules:\n  - matches:\n    - path:\n        type: PathPrefix\n        value: /".to_owned();
-                tell(Reason::MatchKindUnknown, text, fix);
+                tell(&field, Reason::MatchKindUnknown, text, fix);
             }
             Ok(_) => {}
         }
@@ -63,13 +71,17 @@ fn wrong(
 ) -> Option<(Reason, String, String)> {
     let target = backend.target(&route.namespace);
     if backend.is_import() {
-        let missing = !fleet.imports.contains(&target);
+        let missing =
+            !fleet.imports.contains(&target) && fleet.known.has(Kind::Import, &target.namespace);
         let text =
             format!("rule {rule} leads to the InferencePoolImport {target}, which does not exist");
         let fix = format!(
             "# on the exporting cluster, InferencePool {target}\nmetadata:\n  annotations:\n    inference.networking.x-k8s.io/export: ClusterSet"
         );
         return missing.then_some((Reason::ImportMissing, text, fix));
+    }
+    if let Some(bypassed) = bypassed(fleet, rule, backend, &target) {
+        return Some(bypassed);
     }
     if !backend.is_pool() {
         let meant = &*backend.kind == "InferencePool";
@@ -81,7 +93,8 @@ fn wrong(
     }
     let pool = PoolKey::from(target);
     if fleet.pool(&pool).is_none() {
-        return Some(missing(fleet, rule, backend, &pool));
+        let known = fleet.known.has(Kind::Pool, &pool.namespace);
+        return known.then(|| missing(fleet, rule, backend, &pool));
     }
     let granted = pool.namespace == route.namespace
         || fleet.table.grants().any(|grant| {
@@ -126,7 +139,7 @@ fn missing(
     if let Some(other) = elsewhere {
         meant.namespace = Some(other.metadata.namespace.clone());
     } else {
-        let there = fleet.pools.iter().map(super::Pool::key);
+        let there = fleet.pools.iter().map(Pool::key);
         let there = there.filter(|it| it.namespace == pool.namespace);
         let there: Vec<_> = there.map(|it| it.name.to_string()).collect();
         let namespace = &pool.namespace;
@@ -148,26 +161,25 @@ fn reference(backend: &BackendRef) -> String {
     )
 }
 
-/// Pools that no gateway can ask a picker about.
-pub(super) fn find_pools(fleet: &Fleet, findings: &mut Vec<Finding>) {
-    for pool in &fleet.pools {
-        let mut tell = |reason, text| {
-            let fix = "spec:\n  endpointPickerRef:\n    name: PICKER-SERVICE\n    port:\n      number: 9002".to_owned();
-            let finding = Finding::of("InferencePool", &pool.metadata, reason, text, fix);
-            findings.push(finding);
-        };
-        match pool.picker() {
-            None => {
-                let text = "it has no endpointPickerRef: gateways have nobody to ask".to_owned();
-                tell(Reason::PickerMissing, text);
-            }
-            Some((service, _)) if !fleet.has_service(&service) => {
-                let text = format!(
-                    "its endpointPickerRef names the Service {service}, which does not exist"
-                );
-                tell(Reason::PickerServiceMissing, text);
-            }
-            Some(_) => {}
-        }
+/// A Service that leads to the pods of a pool: no picker is asked by that way.
+fn bypassed(
+    fleet: &Fleet,
+    rule: usize,
+    backend: &BackendRef,
+    target: &ObjectKey,
+) -> Option<(Reason, String, String)> {
+    if &*backend.kind != "Service" || !backend.group.is_empty() || backend.weight == 0 {
+        return None;
     }
+    let service = fleet.services.get(target)?;
+    let pods = fleet.workloads.iter().filter(|it| service.selects(it));
+    let mut pools = pods.flat_map(|pod| fleet.pools.iter().filter(|it| it.selects(pod)));
+    let pool = pools.next()?;
+    let text = format!(
+        "rule {rule} leads to the Service {target}, whose pods are those of the pool {}: no picker is asked on that way",
+        pool.key()
+    );
+    let mut meant = backend.clone();
+    meant.name = pool.metadata.name.clone();
+    Some((Reason::PoolBypassed, text, reference(&meant)))
 }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Finding, Fleet, Reason};
+use super::{Finding, Fleet, Kind, Reason};
 use crate::route::PoolKey;
 use crate::route::entry;
 use crate::route::object::{Metadata, Route};
@@ -47,7 +47,10 @@ fn find_pool(
     findings: &mut Vec<Finding>,
 ) {
     let pool = reference.pool(metadata);
-    if pool.as_ref().is_some_and(|pool| fleet.pool(pool).is_some()) {
+    let known = |pool: &PoolKey| {
+        fleet.pool(pool).is_some() || !fleet.known.has(Kind::Pool, &pool.namespace)
+    };
+    if pool.as_ref().is_some_and(known) {
         return;
     }
     let text = match pool {
@@ -63,6 +66,7 @@ fn find_pool(
     findings.push(Finding::of(
         kind,
         metadata,
+        "spec.poolRef",
         Reason::ReferencedPoolMissing,
         text,
         fix,
@@ -71,10 +75,11 @@ fn find_pool(
 
 fn find_targets(fleet: &Fleet, rewrite: &Rewrite, findings: &mut Vec<Finding>) {
     let metadata = &rewrite.metadata;
-    let mut tell = |reason, text, fix: String| {
+    let mut tell = |field: &str, reason, text, fix: String| {
         findings.push(Finding::of(
             "InferenceModelRewrite",
             metadata,
+            field,
             reason,
             text,
             fix,
@@ -84,9 +89,11 @@ fn find_targets(fleet: &Fleet, rewrite: &Rewrite, findings: &mut Vec<Finding>) {
     let served = pool.as_ref().and_then(|pool| fleet.served.get(pool));
     for (index, rule) in rewrite.spec.rules.iter().enumerate() {
         let targets = &rule.targets;
+        let field = format!("spec.rules[{index}].targets");
         if targets.is_empty() {
             let text = format!("rule {index} has no targets: it does nothing");
             tell(
+                &field,
                 Reason::TargetsMissing,
                 text,
                 "spec:\n  rules:\n  - targets:\n    - modelRewrite: MODEL".to_owned(),
@@ -104,7 +111,7 @@ fn find_targets(fleet: &Fleet, rewrite: &Rewrite, findings: &mut Vec<Finding>) {
                 "spec:\n  rules:\n  - targets:\n    - modelRewrite: {}\n      weight: 1",
                 idle[0]
             );
-            tell(Reason::WeightsMixed, text, fix);
+            tell(&field, Reason::WeightsMixed, text, fix);
         }
         let Some(served) = served else { continue };
         for target in targets
@@ -120,7 +127,7 @@ fn find_targets(fleet: &Fleet, rewrite: &Rewrite, findings: &mut Vec<Finding>) {
             let fix = format!(
                 "spec:\n  rules:\n  - targets:\n    - modelRewrite: {first}  # or load {model} on the servers"
             );
-            tell(Reason::TargetNotServed, text, fix);
+            tell(&field, Reason::TargetNotServed, text, fix);
         }
     }
 }
@@ -169,6 +176,7 @@ fn find_shadowed_rewrites(fleet: &Fleet, findings: &mut Vec<Finding>) {
                 findings.push(Finding::of(
                     "InferenceModelRewrite",
                     metadata,
+                    &format!("spec.rules[{index}].matches"),
                     Reason::RewriteShadowed,
                     text,
                     fix,
@@ -200,6 +208,7 @@ fn find_shadowed_objectives(fleet: &Fleet, findings: &mut Vec<Finding>) {
             findings.push(Finding::of(
                 "InferenceObjective",
                 metadata,
+                &format!("metadata.annotations[{MODELS}]"),
                 Reason::ObjectiveShadowed,
                 text,
                 fix,
@@ -241,6 +250,7 @@ fn find_adapters(fleet: &Fleet, route: &Route, findings: &mut Vec<Finding>) {
             );
             findings.push(Finding::of_route(
                 route,
+                &format!("spec.rules[{}].matches", one.rule),
                 Reason::AdapterNotServed,
                 text,
                 fix,

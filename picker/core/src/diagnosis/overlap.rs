@@ -99,8 +99,10 @@ fn find_shadowed(alike: &[&Claim<'_>], findings: &mut Vec<Finding>) {
             )
         };
         let fix = "spec:\n  rules:\n  - matches:\n    - path:\n        value: /ANOTHER  # or another hostname, or a header".to_owned();
+        let field = format!("spec.rules[{rule}].matches");
         findings.push(Finding::of_route(
             claim.route,
+            &field,
             Reason::SameRequests,
             text,
             fix,
@@ -163,6 +165,7 @@ fn tell_pool(fleet: &Fleet, pool: &PoolKey, text: String, findings: &mut Vec<Fin
     let finding = Finding::of(
         "InferencePool",
         &object.metadata,
+        "spec.endpointPickerRef",
         Reason::PoolsIndistinct,
         text,
         fix,
@@ -202,8 +205,10 @@ fn find_unclear(at_host: &[&Claim<'_>], findings: &mut Vec<Finding>) {
             other.route.key()
         );
         let fix = "spec:\n  rules:\n  - matches:\n    - path:\n        type: PathPrefix  # or Exact: their order is fixed\n        value: /".to_owned();
+        let field = format!("spec.rules[{rule}].matches");
         findings.push(Finding::of_route(
             claim.route,
+            &field,
             Reason::PrecedenceUnclear,
             text,
             fix,
@@ -229,6 +234,7 @@ fn find_kinds(claims: &[Claim<'_>], findings: &mut Vec<Finding>) {
         let fix = "spec:\n  hostnames:\n  - grpc.example.com  # a host of its own".to_owned();
         findings.push(Finding::of_route(
             claim.route,
+            "spec.hostnames",
             Reason::KindsConflict,
             text,
             fix,

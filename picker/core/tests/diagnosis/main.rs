@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use picker_core::diagnosis::{Fleet, Pool};
+use picker_core::diagnosis::object::{Pool, Service};
+use picker_core::diagnosis::{Fleet, Kind, Known, Places};
 use picker_core::route::PoolKey;
 use picker_core::route::object::{ObjectKey, Route};
 use serde::Deserialize;
@@ -111,8 +112,19 @@ fn fleet(sample: &Sample, fault: &Fault) -> Fleet {
     for gone in &fault.remove {
         assert!(objects.remove(gone).is_some(), "{}: no {gone}", fault.name);
     }
+    let mut known = Known::default();
+    let kinds = [
+        Kind::Pool,
+        Kind::Import,
+        Kind::Gateway,
+        Kind::Namespace,
+        Kind::Service,
+    ];
+    for kind in kinds {
+        known.add(kind, Places::Every);
+    }
     let mut fleet = Fleet {
-        services: Some(BTreeSet::new()),
+        known,
         ..Fleet::default()
     };
     for (pool, models) in &sample.served {
@@ -136,8 +148,8 @@ fn add(fleet: &mut Fleet, object: serde_json::Value) {
         "InferencePool" => fleet.pools.push(parse::<Pool>(object)),
         "InferencePoolImport" => drop(fleet.imports.insert(key(&object))),
         "Service" => {
-            let services = fleet.services.as_mut().expect("Services are known");
-            services.insert(key(&object));
+            let service: Service = parse(object);
+            fleet.services.insert(service.metadata.key(), service);
         }
         "InferenceObjective" => fleet.objectives.push(parse(object)),
         "InferenceModelRewrite" => fleet.rewrites.push(parse(object)),

@@ -1,0 +1,309 @@
+//! Pools whose pods are not what they say: selectors that match nothing, ports that differ, pods of two pools, servers
+//! without metrics.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::command::Engine;
+use super::object::{Labels, Pool, Workload};
+use super::{Finding, Fleet, Kind, Reason};
+
+/// Upstream's annotation by which a pod narrows the ports that serve, and its older name (llm-d,
+/// `pkg/epp/datastore/datastore.go`).
+const ACTIVE_PORTS: [&str; 2] = [
+    "llm-d.ai/active-ports",
+    "inference.networking.k8s.io/active-ports",
+];
+
+pub(super) fn find(fleet: &Fleet, findings: &mut Vec<Finding>) {
+    for pool in &fleet.pools {
+        let pods: Vec<&Workload> = fleet.pods_of(pool).collect();
+        find_selector(fleet, pool, &pods, findings);
+        find_state(pool, &pods, findings);
+        for workload in &pods {
+            find_ports(pool, workload, findings);
+            find_metrics(pool, workload, findings);
+        }
+    }
+    find_shared(fleet, findings);
+}
+
+fn of_pool(pool: &Pool, field: &str, reason: Reason, text: String, fix: String) -> Finding {
+    Finding::of("InferencePool", &pool.metadata, field, reason, text, fix)
+}
+
+fn title(pool: &Pool) -> String {
+    format!("InferencePool {}", pool.key())
+}
+
+/// The field of an InferencePool that holds a label selector, as YAML.
+fn selector(labels: &Labels) -> String {
+    let mut fix = "spec:\n  selector:\n    matchLabels:".to_owned();
+    for (name, value) in labels {
+        fix += &format!("\n      {name}: {value:?}");
+    }
+    fix
+}
+
+fn find_selector(fleet: &Fleet, pool: &Pool, pods: &[&Workload], findings: &mut Vec<Finding>) {
+    let labels = &pool.spec.selector.match_labels;
+    let namespace = &pool.metadata.namespace;
+    let field = "spec.selector.matchLabels";
+    if labels.is_empty() {
+        let text = "its selector has no labels, so it has no pods".to_owned();
+        let fix = "spec:\n  selector:\n    matchLabels:\n      app: MODEL-SERVER".to_owned();
+        findings.push(of_pool(pool, field, Reason::SelectorEmpty, text, fix));
+        return;
+    }
+    if !pods.is_empty() || !fleet.known.has(Kind::Workload, namespace) {
+        return;
+    }
+    let written: Vec<_> = labels
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    let written = written.join(",");
+    let all = fleet.workloads.iter();
+    let elsewhere = all
+        .clone()
+        .find(|it| it.metadata.namespace != *namespace && subset(labels, &it.labels));
+    let near = all.filter(|it| it.metadata.namespace == *namespace && !is_picker(it));
+    let serves = |it: &Workload| it.containers.iter().any(|one| Engine::of(one).is_some());
+    let near = near.max_by_key(|it| (closeness(labels, it), serves(it)));
+    let (text, fix) = match (elsewhere, near) {
+        (Some(other), _) => (
+            format!(
+                "no pod of the namespace {namespace} has the labels {written}; those of {} have them, but a pool has only pods of its own namespace",
+                other.title()
+            ),
+            format!("metadata:\n  namespace: {}", other.metadata.namespace),
+        ),
+        (None, Some(near)) => {
+            let mut meant = Labels::new();
+            for (name, value) in labels {
+                if let Some(own) = near.labels.get(name) {
+                    meant.insert(name.clone(), own.clone());
+                } else if near.labels.values().any(|it| it == value) {
+                    let found = near.labels.iter().find(|(_, it)| *it == value);
+                    meant.extend(found.map(|(name, value)| (name.clone(), value.clone())));
+                }
+            }
+            let meant = if meant.is_empty() {
+                near.labels.clone()
+            } else {
+                meant
+            };
+            (
+                format!(
+                    "no pod has the labels {written}; the nearest are those of {}",
+                    near.title()
+                ),
+                selector(&meant),
+            )
+        }
+        (None, None) => (
+            format!("no pod of the namespace {namespace} has the labels {written}"),
+            selector(labels) + "  # labels that the model servers have",
+        ),
+    };
+    findings.push(of_pool(pool, field, Reason::PodsMissing, text, fix));
+}
+
+fn is_picker(workload: &Workload) -> bool {
+    workload.containers.iter().any(super::command::is_picker)
+}
+
+fn subset(labels: &Labels, of: &Labels) -> bool {
+    labels
+        .iter()
+        .all(|(name, value)| of.get(name) == Some(value))
+}
+
+/// How many of the wanted labels, or names or values of them, a workload has.
+fn closeness(wanted: &Labels, workload: &Workload) -> usize {
+    let one = |(name, value): (&Arc<str>, &Arc<str>)| match workload.labels.get(name) {
+        Some(own) if own == value => 2,
+        Some(_) => 1,
+        None => usize::from(workload.labels.values().any(|own| own == value)),
+    };
+    wanted.iter().map(one).sum()
+}
+
+/// Pods that are there and serve nothing.
+fn find_state(pool: &Pool, pods: &[&Workload], findings: &mut Vec<Finding>) {
+    let field = "spec.selector.matchLabels";
+    if let [first, ..] = pods
+        && pods.iter().all(|it| it.replicas == 0)
+    {
+        let text = format!("{} makes its pods, and is to make 0", first.title());
+        let fix = format!("# {}\nspec:\n  replicas: 1", first.title());
+        findings.push(of_pool(pool, field, Reason::ReplicasZero, text, fix));
+    }
+    let states: Vec<_> = pods.iter().filter_map(|it| it.state.as_ref()).collect();
+    let unready: Vec<_> = states.iter().filter_map(|it| it.unready.as_ref()).collect();
+    if states.len() == pods.len()
+        && unready.len() == states.len()
+        && let [why, ..] = &*unready
+    {
+        let text = format!(
+            "none of its {} pods is ready, so its requests get a 503; the first: {why}",
+            pods.len()
+        );
+        let fix = format!(
+            "# kubectl --namespace {} describe pod {}\nspec:\n  containers:\n  - name: {}\n    readinessProbe:\n      httpGet:\n        path: /health\n        port: {}",
+            pool.metadata.namespace,
+            pods[0].metadata.name,
+            pods[0].containers.first().map_or("SERVER", |it| &it.name),
+            pool.spec.target_ports.first().map_or(8000, |it| it.number)
+        );
+        findings.push(of_pool(pool, field, Reason::PodsNotReady, text, fix));
+    }
+}
+
+/// Ports of the pool on which pods do not listen.
+fn find_ports(pool: &Pool, workload: &Workload, findings: &mut Vec<Finding>) {
+    let wanted: Vec<u16> = pool.spec.target_ports.iter().map(|it| it.number).collect();
+    let active = ACTIVE_PORTS
+        .iter()
+        .find_map(|name| Some((*name, workload.annotations.get(*name)?)));
+    if let Some((name, list)) = active {
+        let listed = list.split(',').filter_map(|it| it.trim().parse().ok());
+        if !listed.into_iter().any(|port: u16| wanted.contains(&port)) {
+            let (field, ports) = (format!("metadata.annotations[{name}]"), join(&wanted));
+            let text = format!(
+                "its annotation says that only {list} serves, and {} has the ports {ports}: none of its pods is used",
+                title(pool)
+            );
+            let fix = format!("metadata:\n  annotations:\n    {name}: \"{ports}\"");
+            findings.push(Finding::of_workload(
+                workload,
+                &field,
+                Reason::ActivePortsNone,
+                text,
+                fix,
+            ));
+        }
+    }
+    let Some(listening) = listening(workload) else {
+        return;
+    };
+    for (index, port) in wanted.iter().enumerate() {
+        if listening.contains(port) {
+            continue;
+        }
+        let (title, ports) = (workload.title(), join(&listening));
+        let text = format!("nothing in {title} listens on {port}; it listens on {ports}");
+        let mut fix = "spec:\n  targetPorts:".to_owned();
+        let kept = wanted.iter().filter(|it| listening.contains(it)).copied();
+        let mut right: Vec<u16> = kept.collect();
+        if right.is_empty() {
+            right.extend(listening.iter().next());
+        }
+        for port in right {
+            fix += &format!("\n  - number: {port}");
+        }
+        let field = format!("spec.targetPorts[{index}].number");
+        findings.push(of_pool(pool, &field, Reason::PortNotServed, text, fix));
+    }
+}
+
+fn join<'p>(ports: impl IntoIterator<Item = &'p u16>) -> String {
+    let ports: Vec<_> = ports.into_iter().map(u16::to_string).collect();
+    ports.join(", ")
+}
+
+/// The ports on which a workload says it listens: those that containers declare, and that command lines name. `None` if
+/// some container says nothing, which may listen anywhere.
+fn listening(workload: &Workload) -> Option<BTreeSet<u16>> {
+    let mut ports = BTreeSet::new();
+    for container in &workload.containers {
+        let engine = Engine::of(container);
+        if container.ports.is_empty() && engine.is_none() {
+            return None;
+        }
+        ports.extend(container.ports.iter().map(|it| it.container_port));
+        if let Some(engine) = engine {
+            // A declared port that the engine was not told of is a name for nothing.
+            ports.insert(engine.port?);
+        }
+    }
+    (!ports.is_empty()).then_some(ports)
+}
+
+/// Servers that were started without metrics, and pods that gave none when asked.
+fn find_metrics(pool: &Pool, workload: &Workload, findings: &mut Vec<Finding>) {
+    for (index, container) in workload.containers.iter().enumerate() {
+        let Some(engine) = Engine::of(container) else {
+            continue;
+        };
+        let Some((flag, missing)) = engine.metrics_off else {
+            continue;
+        };
+        let (name, field) = (engine.name, format!("spec.containers[{index}].args"));
+        let text = if missing {
+            format!("{name} has metrics only with {flag}: picks go by our own load alone")
+        } else {
+            format!("{name} has no metrics with {flag}: picks go by our own load alone")
+        };
+        let change = if missing { "add" } else { "take away" };
+        let fix = format!(
+            "spec:\n  containers:\n  - name: {}\n    args: []  # {change} {flag}",
+            container.name
+        );
+        findings.push(Finding::of_workload(
+            workload,
+            &field,
+            Reason::MetricsOff,
+            text,
+            fix,
+        ));
+    }
+    let state = workload.state.as_ref();
+    for (port, why) in state.iter().flat_map(|state| &state.unread) {
+        let text = format!("GET /metrics on port {port} gave nothing that can be read: {why}");
+        let fix = format!(
+            "# InferencePool {}\nspec:\n  targetPorts:\n  - number: {port}  # the port that answers /metrics",
+            pool.key()
+        );
+        findings.push(Finding::of_workload(
+            workload,
+            "status.podIP",
+            Reason::MetricsMissing,
+            text,
+            fix,
+        ));
+    }
+}
+
+/// Pools that have pods, and a port of them, in common.
+fn find_shared(fleet: &Fleet, findings: &mut Vec<Finding>) {
+    for (place, pool) in fleet.pools.iter().enumerate() {
+        for other in fleet.pools[place + 1..].iter() {
+            let ports = &pool.spec.target_ports;
+            if !ports.iter().any(|it| other.spec.target_ports.contains(it)) {
+                continue;
+            }
+            let shared = fleet.pods_of(pool).find(|it| other.selects(it));
+            let Some(workload) = shared else { continue };
+            // The pool with fewer labels is the one that takes in too much.
+            let labels = |pool: &Pool| pool.spec.selector.match_labels.len();
+            let (wide, narrow) = if labels(other) < labels(pool) {
+                (other, pool)
+            } else {
+                (pool, other)
+            };
+            let text = format!(
+                "it selects {}, as {} does: each pool's picks are load that the other does not see coming",
+                workload.title(),
+                title(narrow)
+            );
+            let fix = format!(
+                "# and the label on the pods of this pool alone\n{}\n      pool: {}",
+                selector(&wide.spec.selector.match_labels),
+                wide.metadata.name
+            );
+            let field = "spec.selector.matchLabels";
+            findings.push(of_pool(wide, field, Reason::PodsShared, text, fix));
+        }
+    }
+}
