@@ -3,3 +3,4 @@
 mod engines;
 pub mod file;
 pub mod kubernetes;
+pub mod listing;

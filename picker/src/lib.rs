@@ -15,3 +15,6 @@ pub mod health;
 pub mod admin;
 pub mod server;
 pub mod why;
+pub mod manifest;
+pub mod check;
+pub mod migrate;

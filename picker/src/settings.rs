@@ -1,6 +1,8 @@
 //! Settings: the command line, checked into values that cannot be wrong.
 
+mod check;
 mod cluster;
+mod migrate;
 mod upstream;
 
 use std::collections::BTreeSet;
@@ -13,7 +15,9 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use picker_core::route::PoolKey;
 use thiserror::Error;
 
+pub use self::check::{Check, Output};
 pub use self::cluster::{Cluster, Selection};
+pub use self::migrate::{GatewayArgument, Migrate};
 pub use self::upstream::Upstream;
 
 /// Pointsman: an endpoint picker for the Gateway API Inference Extension.
@@ -32,6 +36,12 @@ pub enum Command {
     Serve(Box<Serve>),
     /// Tell why a request went where it went.
     Why(Why),
+    /// Say whether routes, pools, pickers and pods fit together, in a cluster or in manifests. Exits with 1 if not, with 2 if it
+    /// cannot tell.
+    Check(Check),
+    /// Make InferencePools and routes of an Ingress, of routes to Services, or of values of llm-d's charts. Writes YAML to standard
+    /// output, and what became of each part to standard error.
+    Migrate(Migrate),
 }
 
 /// Which decisions to tell of.

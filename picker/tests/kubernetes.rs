@@ -8,6 +8,7 @@ mod kubernetes {
     pub(crate) mod object;
     pub(crate) mod scene;
 
+    mod check;
     mod conformance;
     mod gateways;
     mod intent;

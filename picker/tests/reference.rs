@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use clap::{Arg, CommandFactory};
+use clap::{Arg, Command, CommandFactory};
 use picker::driver::{Ask, DriverMetrics, Errand, ErrandKind, Need, PoolSpec, Pools, SourceState};
 use picker::extproc::EdgeMetrics;
 use picker::scrape::{ScrapeMetrics, Scraper};
@@ -163,7 +163,21 @@ fn flags() -> String {
          ## Upstream's other flags\n\n\
          Those of llm-d's picker that have no setting behind them here. Each is accepted; a value that asks for something else\n\
          than is done here is answered with a warning at the start. `--help` does not list them.\n\n\
-         | flag | what is done here |\n|---|---|\n{others}"
+         | flag | what is done here |\n|---|---|\n{others}{}{}",
+        flags_of(&command, "check"),
+        flags_of(&command, "migrate")
+    )
+}
+
+/// The section of a command that serves nothing.
+fn flags_of(command: &Command, name: &str) -> String {
+    let command = command.find_subcommand(name).expect("the command there is");
+    let about = command
+        .get_about()
+        .expect("every command says what it is for");
+    let rows: String = command.get_arguments().map(flag).collect();
+    format!(
+        "\n## `pointsman {name}`\n\n{about}.\n\n| flag | default | environment | meaning |\n|---|---|---|---|\n{rows}"
     )
 }
 
@@ -176,9 +190,17 @@ fn upstream_flag(argument: &Arg) -> String {
 }
 
 fn flag(argument: &Arg) -> String {
-    let long = argument.get_long().expect("every argument has a long name");
     let names = argument.get_value_names().unwrap_or_default();
-    let value: String = names.iter().map(|name| format!(" {name}")).collect();
+    let takes = argument.get_action().takes_values();
+    let value: String = names
+        .iter()
+        .filter(|_| takes)
+        .map(|name| format!(" {name}"))
+        .collect();
+    let name = match argument.get_long() {
+        Some(long) => format!("--{long}{value}"),
+        None => format!("{}...", value.trim()),
+    };
     let defaults = argument.get_default_values();
     let default = match defaults.first() {
         Some(default) => format!("`{}`", default.display()),
@@ -203,7 +225,7 @@ fn flag(argument: &Arg) -> String {
     } else {
         format!(": {}", values.join(", "))
     };
-    format!("| `--{long}{value}` | {default} | {variable} | {help}{values}{aliases} |\n")
+    format!("| `{name}` | {default} | {variable} | {help}{values}{aliases} |\n")
 }
 
 // === metrics ===

@@ -184,7 +184,7 @@ async fn the_crds_are_accepted_as_they_are_applied_by_hand() {
     assert_eq!(applied.count(), crds::manifest::manifests().len(), "{done}");
 }
 
-fn render(api_server: &ApiServer, overlay: &str) -> String {
+pub(super) fn render(api_server: &ApiServer, overlay: &str) -> String {
     let folder = repository().join("deploy/kubernetes").join(overlay);
     api_server.kubectl(&["kustomize", &folder.display().to_string()], "")
 }

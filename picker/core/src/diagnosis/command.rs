@@ -62,7 +62,7 @@ impl Engine {
         };
         let told = |one: &&Known| {
             let mut signs = one.signs.iter();
-            signs.any(|sign| container.image.contains(sign) || of_command(&sign))
+            signs.any(|sign| container.image.contains(sign) || of_command(sign))
         };
         // A picker or a sidecar of vLLM's has its name in the image and serves nothing.
         let known = ENGINES

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
+use super::command::Engine;
 use crate::route::PoolKey;
 use crate::route::object::{Metadata, ObjectKey};
 
@@ -225,7 +226,8 @@ impl Pool {
 
 impl Service {
     /// Whether it leads to pods of that workload.
-    pub(super) fn selects(&self, workload: &Workload) -> bool {
+    #[must_use]
+    pub fn selects(&self, workload: &Workload) -> bool {
         self.metadata.namespace == workload.metadata.namespace && workload.has(&self.spec.selector)
     }
 }
@@ -235,6 +237,13 @@ impl Workload {
     fn has(&self, labels: &Labels) -> bool {
         let has = |(name, value)| self.labels.get(name) == Some(value);
         !labels.is_empty() && labels.iter().all(has)
+    }
+
+    /// Whether a container of it starts an engine that is known.
+    #[must_use]
+    pub fn is_model_server(&self) -> bool {
+        let mut containers = self.containers.iter();
+        containers.any(|it| Engine::of(it).is_some())
     }
 
     /// Its kind and name.

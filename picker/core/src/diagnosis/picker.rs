@@ -151,24 +151,12 @@ impl At<'_> {
 
     fn missing(&self, key: &ObjectKey) -> Fault {
         let text = format!("its endpointPickerRef names the Service {key}, which does not exist");
-        let mut others = self.fleet.services.values().filter(|service| {
-            service.metadata.namespace == key.namespace
-                && self
-                    .fleet
-                    .workloads
-                    .iter()
-                    .any(|it| service.selects(it) && runs_picker(it))
-        });
-        let fix = match others.next() {
-            Some(other) => {
-                let port = other.spec.ports.first().map_or(PICKER_PORT, |it| it.port);
-                reference(Some((&other.metadata.name, port)))
-            }
-            None => format!(
-                "# in the pool's own namespace, leading to the picker (with --publish-services the picker makes it)\napiVersion: v1\nkind: Service\nmetadata:\n  name: {}\n  namespace: {}\nspec:\n  selector:\n    app.kubernetes.io/name: pointsman\n  ports:\n  - port: {PICKER_PORT}\n    appProtocol: kubernetes.io/h2c",
-                key.name, key.namespace
-            ),
-        };
+        let fix = format!(
+            "# in the pool's own namespace, leading to the picker (with --publish-services the picker makes it)\napiVersion: v1\nkind: Service\nmetadata:\n  name: {}\n  namespace: {}\n{}\n  ports:\n  - port: {PICKER_PORT}\n    appProtocol: kubernetes.io/h2c",
+            key.name,
+            key.namespace,
+            self.picker_selector()
+        );
         (
             "spec.endpointPickerRef.name",
             Reason::PickerServiceMissing,
@@ -187,8 +175,7 @@ impl At<'_> {
         let text = format!(
             "its picker, the Service {key}, has no selector and no EndpointSlices: it leads nowhere"
         );
-        let fix =
-            format!("# Service {key}\nspec:\n  selector:\n    app.kubernetes.io/name: pointsman");
+        let fix = format!("# Service {key}\n{}", self.picker_selector());
         Some((
             "spec.endpointPickerRef.name",
             Reason::PickerServiceEmpty,
@@ -201,27 +188,34 @@ impl At<'_> {
         let text = format!(
             "its picker, the Service {key}, selects no pods of its namespace: it leads nowhere"
         );
-        let near = self.fleet.workloads.iter();
-        let mut near = near.filter(|it| it.metadata.namespace == key.namespace && runs_picker(it));
-        let fix = match near.next() {
-            Some(picker) => {
-                let mut fix = format!("# Service {key}\nspec:\n  selector:");
-                for (name, value) in &picker.labels {
-                    fix += &format!("\n    {name}: {value:?}");
-                }
-                fix
-            }
-            None => format!(
-                "# no picker runs in {}: start one there, or use --publish-services\n# Service {key}\nspec:\n  selector:\n    app.kubernetes.io/name: pointsman",
-                key.namespace
-            ),
-        };
+        let fix = format!(
+            "# Service {key}, to the picker of this namespace (with --publish-services the picker itself makes it)\n{}",
+            self.picker_selector()
+        );
         (
             "spec.endpointPickerRef.name",
             Reason::PickerServiceEmpty,
             text,
             fix,
         )
+    }
+
+    /// The selector of a Service that leads to a picker in the pool's namespace, as YAML: to the one that runs there, or else
+    /// to Pointsman as its manifests label it.
+    fn picker_selector(&self) -> String {
+        let namespace = &self.pool.metadata.namespace;
+        let mut workloads = self.fleet.workloads.iter();
+        let running = workloads.find(|it| it.metadata.namespace == *namespace && runs_picker(it));
+        let mut text = "spec:\n  selector:".to_owned();
+        match running {
+            Some(picker) => {
+                for (name, value) in &picker.labels {
+                    text += &format!("\n    {name}: {value:?}");
+                }
+            }
+            None => text += "\n    app.kubernetes.io/name: pointsman",
+        }
+        text
     }
 
     /// What is wrong with the pods that the Service leads to.
@@ -255,7 +249,7 @@ impl At<'_> {
                 state.as_deref().unwrap_or("not ready")
             );
             let fix = format!(
-                "# kubectl --namespace {} get --raw /readyz of {} says what it waits for; until then\nspec:\n  endpointPickerRef:\n    failureMode: FailOpen",
+                "# kubectl --namespace {} port-forward pod/{} 9090, and /readyz says what it waits for; until then\nspec:\n  endpointPickerRef:\n    failureMode: FailOpen",
                 key.namespace, first.metadata.name
             );
             return Some((name, Reason::PickerNotReady, text, fix));
@@ -293,7 +287,7 @@ impl At<'_> {
         };
         let written = |flag| words.value(flag).filter(|value| !value.contains('$'));
         if let Some(name) = written("--pool-name").filter(|name| *name != pool.name) {
-            return Some(fault("--pool-name", &name, &pool.name));
+            return Some(self.other_pool(&title, &name));
         }
         if !is_pointsman(container) {
             return None;
@@ -309,6 +303,26 @@ impl At<'_> {
             }
         }
         None
+    }
+
+    /// A picker of one pool, which is another.
+    fn other_pool(&self, title: &str, name: &str) -> Fault {
+        let text = format!(
+            "its picker, {title}, does not serve it: it has --pool-name={name}, and so no other pool"
+        );
+        let fix = format!(
+            "# a picker of its own, or one without --pool-name, which serves every pool\n{}",
+            reference(Some((
+                &format!("{}-picker", self.pool.metadata.name),
+                PICKER_PORT
+            )))
+        );
+        (
+            "spec.endpointPickerRef.name",
+            Reason::PickerServesOthers,
+            text,
+            fix,
+        )
     }
 
     /// Whether some picker here makes the Services that pools name.

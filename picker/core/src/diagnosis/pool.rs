@@ -67,9 +67,13 @@ fn find_selector(fleet: &Fleet, pool: &Pool, pods: &[&Workload], findings: &mut 
     let elsewhere = all
         .clone()
         .find(|it| it.metadata.namespace != *namespace && subset(labels, &it.labels));
-    let near = all.filter(|it| it.metadata.namespace == *namespace && !is_picker(it));
-    let serves = |it: &Workload| it.containers.iter().any(|one| Engine::of(one).is_some());
-    let near = near.max_by_key(|it| (closeness(labels, it), serves(it)));
+    let there: Vec<_> = all
+        .filter(|it| it.metadata.namespace == *namespace && !is_picker(it))
+        .collect();
+    let near = there
+        .iter()
+        .max_by_key(|it| (closeness(labels, it), it.is_model_server()));
+    let near = near.filter(|it| closeness(labels, it) > 0);
     let (text, fix) = match (elsewhere, near) {
         (Some(other), _) => (
             format!(
@@ -78,33 +82,28 @@ fn find_selector(fleet: &Fleet, pool: &Pool, pods: &[&Workload], findings: &mut 
             ),
             format!("metadata:\n  namespace: {}", other.metadata.namespace),
         ),
-        (None, Some(near)) => {
-            let mut meant = Labels::new();
-            for (name, value) in labels {
-                if let Some(own) = near.labels.get(name) {
-                    meant.insert(name.clone(), own.clone());
-                } else if near.labels.values().any(|it| it == value) {
-                    let found = near.labels.iter().find(|(_, it)| *it == value);
-                    meant.extend(found.map(|(name, value)| (name.clone(), value.clone())));
-                }
-            }
-            let meant = if meant.is_empty() {
-                near.labels.clone()
+        (None, Some(near)) => (
+            format!(
+                "no pod has the labels {written}; the nearest are those of {}",
+                near.title()
+            ),
+            selector(&meant(labels, near)),
+        ),
+        (None, None) => {
+            let names: Vec<_> = there.iter().map(|it| it.title()).collect();
+            let there = if names.is_empty() {
+                String::new()
             } else {
-                meant
+                format!("; there are {}", names.join(", "))
             };
             (
+                format!("no pod of the namespace {namespace} has the labels {written}{there}"),
                 format!(
-                    "no pod has the labels {written}; the nearest are those of {}",
-                    near.title()
+                    "# the labels of the model servers' pods, once they are there\n{}",
+                    selector(labels)
                 ),
-                selector(&meant),
             )
         }
-        (None, None) => (
-            format!("no pod of the namespace {namespace} has the labels {written}"),
-            selector(labels) + "  # labels that the model servers have",
-        ),
     };
     findings.push(of_pool(pool, field, Reason::PodsMissing, text, fix));
 }
@@ -119,14 +118,46 @@ fn subset(labels: &Labels, of: &Labels) -> bool {
         .all(|(name, value)| of.get(name) == Some(value))
 }
 
-/// How many of the wanted labels, or names or values of them, a workload has.
+/// How much the labels of a workload are like those that are wanted; 0 if one would not be taken for the other.
 fn closeness(wanted: &Labels, workload: &Workload) -> usize {
-    let one = |(name, value): (&Arc<str>, &Arc<str>)| match workload.labels.get(name) {
-        Some(own) if own == value => 2,
-        Some(_) => 1,
-        None => usize::from(workload.labels.values().any(|own| own == value)),
+    wanted
+        .keys()
+        .map(|name| likeness(wanted, name, workload).map_or(0, |(_, much)| much))
+        .sum()
+}
+
+/// Name and value.
+type Label<'w> = (&'w Arc<str>, &'w Arc<str>);
+
+/// The label of a workload that one of the wanted was meant to be, and how much it is like it.
+fn likeness<'w>(wanted: &Labels, name: &str, workload: &'w Workload) -> Option<(Label<'w>, usize)> {
+    let value = wanted.get(name)?;
+    let like = |(own_name, own): Label<'w>| {
+        let pairs = value.chars().zip(own.chars());
+        let same = pairs.take_while(|(one, other)| one == other).count();
+        let much = match (**own_name == *name, own == value) {
+            (true, true) => 100,
+            (false, true) => 50,
+            (true, false) if same * 2 > value.len() => same,
+            _ => return None,
+        };
+        Some(((own_name, own), much))
     };
-    wanted.iter().map(one).sum()
+    workload
+        .labels
+        .iter()
+        .filter_map(like)
+        .max_by_key(|(_, much)| *much)
+}
+
+/// The labels of a workload that were meant by those that are wanted.
+fn meant(wanted: &Labels, workload: &Workload) -> Labels {
+    let found = wanted
+        .keys()
+        .filter_map(|name| likeness(wanted, name, workload));
+    found
+        .map(|((name, value), _)| (name.clone(), value.clone()))
+        .collect()
 }
 
 /// Pods that are there and serve nothing.
@@ -145,16 +176,19 @@ fn find_state(pool: &Pool, pods: &[&Workload], findings: &mut Vec<Finding>) {
         && unready.len() == states.len()
         && let [why, ..] = &*unready
     {
+        let count = match pods.len() {
+            1 => "its only pod is not ready".to_owned(),
+            more => format!("none of its {more} pods is ready"),
+        };
         let text = format!(
-            "none of its {} pods is ready, so its requests get a 503; the first: {why}",
-            pods.len()
+            "{count}, so its requests get a 503; {}: {why}",
+            pods[0].metadata.name
         );
         let fix = format!(
-            "# kubectl --namespace {} describe pod {}\nspec:\n  containers:\n  - name: {}\n    readinessProbe:\n      httpGet:\n        path: /health\n        port: {}",
+            "# kubectl --namespace {} describe pod {} says more\nspec:\n  containers:\n  - name: {}  # what it waits for",
             pool.metadata.namespace,
             pods[0].metadata.name,
-            pods[0].containers.first().map_or("SERVER", |it| &it.name),
-            pool.spec.target_ports.first().map_or(8000, |it| it.number)
+            pods[0].containers.first().map_or("SERVER", |it| &it.name)
         );
         findings.push(of_pool(pool, field, Reason::PodsNotReady, text, fix));
     }
@@ -241,9 +275,13 @@ fn find_metrics(pool: &Pool, workload: &Workload, findings: &mut Vec<Finding>) {
         };
         let (name, field) = (engine.name, format!("spec.containers[{index}].args"));
         let text = if missing {
-            format!("{name} has metrics only with {flag}: picks go by our own load alone")
+            format!(
+                "{name} has metrics only with {flag}: picks would go by the picker's own load alone"
+            )
         } else {
-            format!("{name} has no metrics with {flag}: picks go by our own load alone")
+            format!(
+                "{name} has no metrics with {flag}: picks would go by the picker's own load alone"
+            )
         };
         let change = if missing { "add" } else { "take away" };
         let fix = format!(
