@@ -1,6 +1,6 @@
 //! Discovery: which pools there are, and which endpoints each has.
 
-mod engines;
+pub(crate) mod engines;
 pub mod file;
 pub mod kubernetes;
 pub mod listing;

@@ -14,6 +14,7 @@ mod kubernetes {
     mod intent;
     mod isolation;
     mod life;
+    mod migrate;
     mod outage;
     mod publish;
     mod reach;

@@ -172,7 +172,9 @@ impl Objects {
                 self.see(Kind::Gateway, document);
                 self.fleet.table.set_gateway(document.read_as()?);
             }
-            "ReferenceGrant" => self.fleet.table.set_grant(document.read_as()?),
+            "ReferenceGrant" => {
+                self.fleet.table.set_grant(document.read_as()?);
+            }
             _ => {}
         }
         Ok(())

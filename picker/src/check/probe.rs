@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
 use picker_core::diagnosis::Fleet;
+use picker_core::engine::Engine;
 use picker_core::route::PoolKey;
 use picker_core::{catalogue, exposition};
 use reqwest::Client;
+
+use crate::discovery::engines::Engines;
 
 /// The longest wait for an answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -21,6 +24,7 @@ struct Errand {
     workload: usize,
     ip: Arc<str>,
     port: u16,
+    engine: Arc<Engine>,
 }
 
 /// What it answered.
@@ -35,6 +39,7 @@ pub(super) async fn probe(fleet: &mut Fleet, address: impl Fn(usize) -> Option<A
     let Ok(client) = Client::builder().no_proxy().timeout(TIMEOUT).build() else {
         return;
     };
+    let mut engines = Engines::known();
     let mut errands = Vec::new();
     for pool in &fleet.pools {
         for (workload, pod) in fleet.workloads.iter().enumerate() {
@@ -43,11 +48,15 @@ pub(super) async fn probe(fleet: &mut Fleet, address: impl Fn(usize) -> Option<A
             let Some(ip) = address(workload).filter(|_| is_ready && pool.selects(pod)) else {
                 continue;
             };
+            let labels = pod.labels.iter();
+            let labels = labels.map(|(name, value)| (name.to_string(), value.to_string()));
+            let engine = engines.of(&labels.collect());
             errands.extend(pool.spec.target_ports.iter().map(|port| Errand {
                 pool: pool.key(),
                 workload,
                 ip: ip.clone(),
                 port: port.number,
+                engine: engine.clone(),
             }));
         }
     }
@@ -75,8 +84,9 @@ async fn run(client: &Client, errand: Errand) -> Answer {
         true => format!("[{}]:{}", errand.ip, errand.port),
         false => format!("{}:{}", errand.ip, errand.port),
     };
-    let metrics = match get(client, &format!("http://{host}/metrics")).await {
-        Ok(page) => exposition::read(&page)
+    let page = format!("http://{host}{}", errand.engine.metrics_path);
+    let metrics = match get(client, &page).await {
+        Ok(page) => exposition::read(&page, &errand.engine)
             .map(drop)
             .map_err(|error| error.to_string()),
         Err(why) => Err(why),

@@ -23,7 +23,7 @@ const DATA: &str = include_str!("../../data/engines.toml");
 
 /// The engines, by the names that labels give them.
 #[derive(Debug)]
-pub(super) struct Engines {
+pub(crate) struct Engines {
     vllm: Arc<Engine>,
     known: BTreeMap<Arc<str>, Arc<Engine>>,
     /// Engines that a label names and nobody knows.
@@ -49,7 +49,7 @@ struct Entry {
 
 impl Engines {
     /// vLLM and the engines of `data/engines.toml`.
-    pub(super) fn known() -> Self {
+    pub(crate) fn known() -> Self {
         let document: Document =
             toml::from_str(DATA).expect("data/engines.toml is well formed, as a test shows");
         let vllm = Engine::vllm();
@@ -73,7 +73,7 @@ impl Engines {
 
     /// The engine that `labels` name; vLLM where they name none. One that is not known is read as vLLM, keeps its name,
     /// and is told of once.
-    pub(super) fn of(&mut self, labels: &BTreeMap<String, String>) -> Arc<Engine> {
+    pub(crate) fn of(&mut self, labels: &BTreeMap<String, String>) -> Arc<Engine> {
         let Some((label, name)) = LABELS
             .iter()
             .find_map(|label| Some((label, labels.get(*label)?)))

@@ -154,7 +154,7 @@ fn pool_of(
     let kind = [&servers["type"], &own["modelServerType"]];
     let kind = kind.into_iter().find_map(Value::as_str).unwrap_or("vllm");
     if kind != "vllm" {
-        notices.left("values", "modelServers.type", format!("{kind}: metrics of engines other than vLLM are not read yet; picks go by the picker's own load"));
+        notices.left("values", "modelServers.type", format!("label the pods llm-d.ai/engine-type: {kind}; without it their metrics are read as vLLM's"));
     }
     let mut spec = json!({
         "selector": {"matchLabels": labels},

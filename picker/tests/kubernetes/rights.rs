@@ -189,7 +189,7 @@ pub(super) fn render(api_server: &ApiServer, overlay: &str) -> String {
     api_server.kubectl(&["kustomize", &folder.display().to_string()], "")
 }
 
-fn apply(api_server: &ApiServer, manifests: &str, flags: &[&str]) {
+pub(super) fn apply(api_server: &ApiServer, manifests: &str, flags: &[&str]) {
     let mut line = vec!["apply", "--server-side", "-f", "-"];
     line.extend(flags);
     api_server.kubectl(&line, manifests);

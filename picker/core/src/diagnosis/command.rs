@@ -16,6 +16,8 @@ struct Known {
     port: u16,
     /// The flag without which there are no metrics, or with which.
     metrics: (&'static str, bool),
+    /// The value of the label that says what its metrics are called; vLLM's need none.
+    label: Option<&'static str>,
 }
 
 const ENGINES: &[Known] = &[
@@ -24,18 +26,21 @@ const ENGINES: &[Known] = &[
         signs: &["vllm"],
         port: 8000,
         metrics: ("--disable-log-stats", false),
+        label: None,
     },
     Known {
         name: "SGLang",
         signs: &["sglang"],
         port: 30_000,
         metrics: ("--enable-metrics", true),
+        label: Some("sglang"),
     },
     Known {
         name: "llama.cpp",
         signs: &["llama-server", "llama.cpp"],
         port: 8080,
         metrics: ("--metrics", true),
+        label: None,
     },
 ];
 
@@ -47,6 +52,8 @@ pub(super) struct Engine {
     pub(super) port: Option<u16>,
     /// The flag that is missing for metrics, or is too many, and whether it is missing.
     pub(super) metrics_off: Option<(&'static str, bool)>,
+    /// The value of the label that its pods need for their metrics to be read.
+    pub(super) label: Option<&'static str>,
 }
 
 /// The words of a command line.
@@ -79,6 +86,7 @@ impl Engine {
             name: known.name,
             port,
             metrics_off: off.then_some((flag, wanted)),
+            label: known.label,
         })
     }
 }

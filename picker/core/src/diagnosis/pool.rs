@@ -15,6 +15,12 @@ const ACTIVE_PORTS: [&str; 2] = [
     "inference.networking.k8s.io/active-ports",
 ];
 
+/// Upstream's label that names the engine, and its older name.
+const ENGINE_LABELS: [&str; 2] = [
+    "llm-d.ai/engine-type",
+    "inference.networking.k8s.io/engine-type",
+];
+
 pub(super) fn find(fleet: &Fleet, findings: &mut Vec<Finding>) {
     for pool in &fleet.pools {
         let pods: Vec<&Workload> = fleet.pods_of(pool).collect();
@@ -270,6 +276,7 @@ fn find_metrics(pool: &Pool, workload: &Workload, findings: &mut Vec<Finding>) {
         let Some(engine) = Engine::of(container) else {
             continue;
         };
+        find_label(workload, &engine, findings);
         let Some((flag, missing)) = engine.metrics_off else {
             continue;
         };
@@ -311,6 +318,27 @@ fn find_metrics(pool: &Pool, workload: &Workload, findings: &mut Vec<Finding>) {
             fix,
         ));
     }
+}
+
+/// An engine whose metrics are known by a label that its pods do not have.
+fn find_label(workload: &Workload, engine: &Engine, findings: &mut Vec<Finding>) {
+    let Some(name) = engine.label else { return };
+    if ENGINE_LABELS
+        .iter()
+        .any(|label| workload.labels.contains_key(*label))
+    {
+        return;
+    }
+    let label = ENGINE_LABELS[0];
+    let text = format!(
+        "{} runs in its pods and no label says so: their metrics would be read as vLLM's",
+        engine.name
+    );
+    let fix =
+        format!("# its pods, or the template of them\nmetadata:\n  labels:\n    {label}: {name}");
+    let field = format!("metadata.labels[{label}]");
+    let finding = Finding::of_workload(workload, &field, Reason::EngineUnlabelled, text, fix);
+    findings.push(finding);
 }
 
 /// Pools that have pods, and a port of them, in common.

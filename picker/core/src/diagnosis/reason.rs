@@ -68,6 +68,8 @@ pub enum Reason {
     ActivePortsNone,
     /// A server is started without metrics.
     MetricsOff,
+    /// A server's engine is not named by a label, so that its metrics are read as vLLM's.
+    EngineUnlabelled,
     /// A pod was asked for its metrics and gave none.
     MetricsMissing,
     /// A pool names no picker.
@@ -145,6 +147,7 @@ impl Reason {
             | Self::PodsShared
             | Self::MetricsOff
             | Self::MetricsMissing
+            | Self::EngineUnlabelled
             | Self::PickerMissing
             | Self::PickerKindUnsupported
             | Self::PickerProtocolUnset
