@@ -15,7 +15,7 @@ pub use self::report::Report;
 
 use self::objects::Objects;
 use crate::discovery::listing::{self, Listing, ListingError};
-use crate::manifest::{self, Document, ManifestError, Place};
+use crate::manifest::{self, Document, ManifestError, Manifests, Place};
 use crate::settings::Check;
 
 /// Why nothing can be said.
@@ -39,12 +39,8 @@ pub async fn check(settings: &Check) -> Result<Report, CheckError> {
         let listing = listing::list(settings.kubeconfig.as_deref(), namespaces).await?;
         return Ok(of_cluster(listing, settings).await);
     }
-    let documents = manifest::read(&settings.manifests)?;
-    Ok(of_manifests(
-        documents,
-        &settings.namespace,
-        settings.complete,
-    )?)
+    let read = manifest::read(&settings.manifests)?;
+    Ok(of_manifests(read, &settings.namespace, settings.complete)?)
 }
 
 /// Looks at manifests; those that name no namespace are of `namespace`. If they are `complete`, what they refer to and do
@@ -53,18 +49,20 @@ pub async fn check(settings: &Check) -> Result<Report, CheckError> {
 /// # Errors
 /// [`ManifestError`].
 pub fn of_manifests(
-    documents: Vec<Document>,
+    read: Manifests,
     namespace: &str,
     complete: bool,
 ) -> Result<Report, ManifestError> {
     let mut objects = Objects::default();
-    for mut document in documents {
+    for mut document in read.documents {
         if document.namespace().is_none() && document.object["metadata"].is_object() {
             document.object["metadata"]["namespace"] = json!(namespace);
         }
         objects.add(&document)?;
     }
-    let unchecked = objects.complete(complete);
+    let passed = |place: &Place| format!("{place}: it is no object of Kubernetes");
+    let mut unchecked: Vec<String> = read.others.iter().map(passed).collect();
+    unchecked.extend(objects.complete(complete));
     let findings = objects.fleet.findings();
     let Objects { places, counts, .. } = objects;
     Ok(Report::new(findings, &places, unchecked, counts))

@@ -26,6 +26,15 @@ pub struct Document {
     pub object: Value,
 }
 
+/// What was read.
+#[derive(Debug, Default)]
+pub struct Manifests {
+    /// The objects.
+    pub documents: Vec<Document>,
+    /// Documents of folders that are no objects at all, such as values of a chart.
+    pub others: Vec<Place>,
+}
+
 /// A place in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -55,18 +64,19 @@ pub enum ManifestError {
     Field(Place, String, String, String),
 }
 
-/// Reads every document of `paths`, those of lists one by one.
+/// Reads every document of `paths`, those of lists one by one. What lies in a folder and is no object is passed over; what
+/// is named has to be one.
 ///
 /// # Errors
 /// [`ManifestError`], which names file, document and field.
-pub fn read(paths: &[PathBuf]) -> Result<Vec<Document>, ManifestError> {
-    let mut documents = Vec::new();
+pub fn read(paths: &[PathBuf]) -> Result<Manifests, ManifestError> {
+    let mut read = Manifests::default();
     for path in paths {
         if path.as_os_str() == "-" {
             let mut text = String::new();
-            let read = io::stdin().take(FILE_MAX_BYTES).read_to_string(&mut text);
-            read.map_err(|error| ManifestError::File("standard input".into(), error))?;
-            parse("standard input", &text, &mut documents)?;
+            let done = io::stdin().take(FILE_MAX_BYTES).read_to_string(&mut text);
+            done.map_err(|error| ManifestError::File("standard input".into(), error))?;
+            parse("standard input", &text, true, &mut read)?;
             continue;
         }
         let mut files = Vec::new();
@@ -81,10 +91,10 @@ pub fn read(paths: &[PathBuf]) -> Result<Vec<Document>, ManifestError> {
                 return Err(ManifestError::TooLarge(name));
             }
             let text = fs::read_to_string(&file).map_err(wrong)?;
-            parse(&name, &text, &mut documents)?;
+            parse(&name, &text, file == *path, &mut read)?;
         }
     }
-    Ok(documents)
+    Ok(read)
 }
 
 /// The files at or below a path, in order; of a folder, those that look like manifests.
@@ -109,11 +119,16 @@ fn collect(path: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), Ma
     Ok(())
 }
 
-/// The documents of a text.
+/// The documents of a text; if it `is_named`, each has to be an object.
 ///
 /// # Errors
 /// [`ManifestError`].
-pub fn parse(file: &str, text: &str, into: &mut Vec<Document>) -> Result<(), ManifestError> {
+pub fn parse(
+    file: &str,
+    text: &str,
+    is_named: bool,
+    into: &mut Manifests,
+) -> Result<(), ManifestError> {
     let mut first_line = 0;
     for (number, (before, body)) in split(text).into_iter().enumerate() {
         first_line += before;
@@ -127,7 +142,12 @@ pub fn parse(file: &str, text: &str, into: &mut Vec<Document>) -> Result<(), Man
             let why = error.without_snippet().to_string();
             ManifestError::Yaml(place.clone(), format!("near line {line}: {why}"))
         })?;
-        take(place, object, into)?;
+        let is_object = object["kind"].is_string() || object["apiVersion"].is_string();
+        if !is_named && !is_object && !object.is_null() {
+            into.others.push(place);
+            continue;
+        }
+        take(place, object, &mut into.documents)?;
     }
     Ok(())
 }
@@ -252,10 +272,10 @@ mod tests {
     use super::*;
 
     fn names(text: &str) -> Vec<(usize, String)> {
-        let mut documents = Vec::new();
-        parse("a.yaml", text, &mut documents).expect("manifests");
+        let mut read = Manifests::default();
+        parse("a.yaml", text, true, &mut read).expect("manifests");
         let name = |it: &Document| (it.place.document, it.name().to_owned());
-        documents.iter().map(name).collect()
+        read.documents.iter().map(name).collect()
     }
 
     #[test]
@@ -269,9 +289,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_object_is_passed_over_in_a_folder_alone() {
+        let values = "replicas: 3\nimage: {tag: v1}\n";
+        let mut read = Manifests::default();
+        parse("values.yaml", values, false, &mut read).expect("it is passed over");
+        assert_eq!((read.documents.len(), read.others.len()), (0, 1));
+        assert!(parse("values.yaml", values, true, &mut read).is_err());
+    }
+
+    #[test]
     fn what_cannot_be_read_is_named_with_file_document_and_line() {
         let error = |text: &str| {
-            let read = parse("a.yaml", text, &mut Vec::new());
+            let read = parse("a.yaml", text, true, &mut Manifests::default());
             read.expect_err("this is wrong").to_string()
         };
         let text = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\n---\nkind: [\n";

@@ -60,7 +60,7 @@ pub struct Migrated {
 /// [`MigrateError`].
 pub fn migrate(settings: &Migrate) -> Result<Migrated, MigrateError> {
     let Some(file) = &settings.helm_values else {
-        return of_manifests(manifest::read(&settings.manifests)?, settings);
+        return of_manifests(manifest::read(&settings.manifests)?.documents, settings);
     };
     let name = file.display().to_string();
     let wrong = |why: String| MigrateError::Values(name.clone(), why);

@@ -133,6 +133,24 @@ fn samples_as_upstream_has_them_raise_no_false_alarm() {
 }
 
 #[test]
+fn the_samples_for_gateways_raise_no_false_alarm() {
+    let top = folder().join("../../..");
+    let entries = fs::read_dir(top.join("deploy/gateways")).expect("the folder is there");
+    let paths: Vec<PathBuf> = entries.map(|it| it.expect("an entry").path()).collect();
+    assert!(paths.len() >= 5, "{paths:?}");
+    for path in paths {
+        let path = path.display().to_string();
+        let run = run(&[&path], "");
+        assert_eq!(run.code, 0, "{path}: {}{}", run.stdout, run.stderr);
+        assert!(
+            run.stdout.starts_with("0 errors, 0 warnings."),
+            "{path}: {}",
+            run.stdout
+        );
+    }
+}
+
+#[test]
 fn what_cannot_be_read_ends_with_2_and_names_document_field_and_remedy() {
     let text = fs::read_to_string(folder().join("bad.yaml")).expect("the cases");
     let cases: Vec<Bad> = serde_saphyr::from_str(&text).expect("a list of cases");

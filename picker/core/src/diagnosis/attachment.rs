@@ -2,6 +2,7 @@
 
 use super::{Finding, Fleet, Kind, Reason};
 use crate::route::attachment::{self, Detached};
+use crate::route::hostname::Hostname;
 use crate::route::object::{FromNamespaces, Gateway, Listener, ParentRef, Route};
 
 pub(super) fn find(fleet: &Fleet, route: &Route, findings: &mut Vec<Finding>) {
@@ -29,6 +30,49 @@ pub(super) fn find(fleet: &Fleet, route: &Route, findings: &mut Vec<Finding>) {
             };
             tell(&field, reason, text, fix);
         }
+    }
+    find_unserved(fleet, route, findings);
+}
+
+/// Tells of hostnames that none of the listeners has to which the route is attached, where others are served.
+fn find_unserved(fleet: &Fleet, route: &Route, findings: &mut Vec<Finding>) {
+    let mut served = Vec::new();
+    for reference in route.parent_refs() {
+        let target = reference.target(&route.metadata().namespace);
+        // In a mesh, and at a Gateway that is not known, any host may be served.
+        let Some(gateway) = fleet
+            .table
+            .gateway(&target)
+            .filter(|_| reference.is_gateway())
+        else {
+            return;
+        };
+        let labels = fleet.table.labels(&route.metadata().namespace);
+        let attached = attachment::attach(route, reference, gateway, labels).unwrap_or_default();
+        let listeners = attached
+            .into_iter()
+            .map(|index| &gateway.spec.listeners[index]);
+        served.extend(listeners.map(|it| (Hostname::of(it.hostname.as_deref()), gateway, it)));
+    }
+    let Some((_, gateway, listener)) = served.first() else {
+        return;
+    };
+    for (index, name) in route.hostnames().iter().enumerate() {
+        let host = Hostname::of(Some(name));
+        if invalid(name).is_some() || served.iter().any(|(it, ..)| it.intersects(&host)) {
+            continue;
+        }
+        let key = gateway.metadata.key();
+        let text = format!(
+            "no listener that takes the route has its hostname {name}: only the others are served"
+        );
+        let fix = format!(
+            "# Gateway {key}\nspec:\n  listeners:\n  - name: NEW\n    hostname: \"{name}\"\n    port: {}\n    protocol: {}",
+            listener.port, listener.protocol
+        );
+        let field = format!("spec.hostnames[{index}]");
+        let reason = Reason::HostnameNotServed;
+        findings.push(Finding::of_route(route, &field, reason, text, fix));
     }
 }
 

@@ -292,6 +292,19 @@ impl At<'_> {
         if !is_pointsman(container) {
             return None;
         }
+        for flag in ["--endpoint-selector", "--endpoints"] {
+            if words.has(flag) {
+                let text = format!(
+                    "its picker, {title}, does not serve it: with {flag} it serves no InferencePools"
+                );
+                let fix = format!(
+                    "# {title}\nspec:\n  template:\n    spec:\n      containers:\n      - name: {}\n        args: []  # without {flag}",
+                    container.name
+                );
+                let field = "spec.endpointPickerRef.name";
+                return Some((field, Reason::PickerServesOthers, text, fix));
+            }
+        }
         for (flag, own) in [
             ("--namespaces", &pool.namespace),
             ("--picker-service", &self.picker.name),
