@@ -6,7 +6,10 @@ use std::process::{Child, Command, Stdio};
 
 use k8s_openapi::api::core::v1::{Pod, Secret, Service};
 use kube::Api;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{
+    ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams,
+    PostParams,
+};
 use serde_json::{Value, json};
 
 use crds::InferencePool;
@@ -124,6 +127,10 @@ async fn refused(client: &kube::Client, namespace: &str) {
     });
     let pod = serde_json::from_value(pod).expect("a pod");
     let patch = Patch::Merge(json!({"status": {"parents": []}}));
+    let named = GroupVersionKind::gvk("gateway.networking.k8s.io", "v1", "HTTPRoute");
+    let kind = ApiResource::from_gvk_with_plural(&named, "httproutes");
+    let routes: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &kind);
+    let route = DynamicObject::new("new", &kind).data(json!({"spec": {}}));
     let results = [
         (
             "list Secrets",
@@ -136,6 +143,17 @@ async fn refused(client: &kube::Client, namespace: &str) {
         (
             "delete pods",
             pods.delete("chat-0", &DeleteParams::default()).await.err(),
+        ),
+        (
+            "make routes",
+            routes.create(&PostParams::default(), &route).await.err(),
+        ),
+        (
+            "write the status of routes",
+            routes
+                .patch_status("llm", &PatchParams::default(), &patch)
+                .await
+                .err(),
         ),
         (
             "write the status of pools",

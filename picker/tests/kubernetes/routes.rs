@@ -294,3 +294,25 @@ async fn without_the_gateway_api_calls_that_name_their_pool_are_served_and_route
     let page = world.scene.readyz().await.1;
     assert!(!page.contains("absent: httproutes"), "{page}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_picker_of_one_pool_asks_for_no_routes() {
+    let api_server = ApiServer::start().await;
+    let client = api_server.client.clone();
+    install_crds(&client, POOLS).await;
+    make_namespace(&client, "a").await;
+    let servers = pods(1).await;
+    let at = servers[0].address();
+    apply_pool(&client, "a", &pool("chat", &[at.port()])).await;
+    make_pod(&client, "a", "chat-0", &json!({"app": "chat"}), at).await;
+    let flags = ["--pool-name=chat", "--pool-namespace=a"];
+    let scene = Scene::of(api_server, &[], &flags).await;
+    scene.serves("a/chat", vec![at]).await;
+    scene.ready().await;
+    let page = scene.readyz().await.1;
+    assert!(!page.contains("gateway.networking.k8s.io"), "{page}");
+    assert_eq!(
+        scene.went_by_host(HOST, "any", &servers).await,
+        Went::To(at)
+    );
+}

@@ -114,8 +114,12 @@ impl KnownRoutes {
 }
 
 impl Kubernetes {
-    /// The watches of everything that routes depend on, each announced to the sources of `pools`.
+    /// The watches of everything that routes depend on, each announced to the sources of `pools`; none where one pool is
+    /// all that is served, which every call is for.
     pub(super) fn route_watches(&self, pools: &Arc<Pools>) -> Vec<BoxStream<'static, Note>> {
+        if self.scope.pool.is_some() {
+            return Vec::new();
+        }
         let mut all: Vec<BoxStream<'static, RouteNote>> = Vec::new();
         for place in self.route_places() {
             let place = place.as_ref();
