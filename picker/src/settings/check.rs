@@ -16,8 +16,8 @@ pub struct Check {
     /// Take the manifests for all there is: what they refer to and do not contain is missing.
     #[arg(long, requires = "manifests")]
     pub complete: bool,
-    /// The cluster to ask; without it that of the current kubeconfig, or the one this runs in.
-    #[arg(long, env = "KUBECONFIG", value_name = "FILE")]
+    /// The cluster to ask; without it that of `KUBECONFIG`, of ~/.kube/config, or the one this runs in.
+    #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
     /// The namespaces of the cluster to look at, with commas; every one without this flag.
     #[arg(
