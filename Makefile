@@ -66,8 +66,15 @@ bench: needs ## compare policies over modelled servers in virtual time: target/b
 	$(TARGET)/release/pointsman-sim bench --cells simulator/data/bench/routing.toml --out target/bench/summary.json
 
 .PHONY: bench-core
-bench-core: needs ## time the decision core: a pick, a request scan, a streamed chunk, a metrics page
+bench-core: needs ## time the decision core: a pick, a request scan, a streamed chunk, a metrics page; count a pick's instructions
+	@command -v valgrind >/dev/null || { \
+	  echo "error: valgrind is missing; it counts the instructions of a pick. Install it (Debian, Ubuntu: apt-get install valgrind)." >&2; exit 1; }
 	cargo bench --locked -p picker-core
+	cargo build --locked --release -p picker-core --example picks
+	@for what in pick end; do for count in 10 100 1000; do \
+	  valgrind --tool=callgrind --callgrind-out-file=/dev/null --toggle-collect="*Pool::$$what*" $(TARGET)/release/examples/picks $$count 1000 2>&1 \
+	    | awk -v what="$$what" -v count="$$count" '/Collected/ { printf "%s among %d endpoints: %d instructions\n", what, count, $$NF / 1000 }'; \
+	done; done
 
 .PHONY: bench-restart
 bench-restart: needs ## restart the picker under load through a real Envoy: what clients lose, by how responses are followed

@@ -283,8 +283,8 @@ impl Picker {
             },
         );
         let ttft_ms = receipt.expected_ttft_ms.unwrap_or_default();
-        member.health.on_pick(now, taken.load.requests, ttft_ms);
-        let sequences = taken.load.sequences + ask.work.sequences as u64;
+        member.health.on_pick(now, taken.own, ttft_ms);
+        let sequences = taken.own_sequences + ask.work.sequences as u64;
         member.on_pick(sequences, receipt.prompt_tokens, loads);
         member.hasten(now, member::BEAT_OWN, &mut self.pace);
         self.next_due = earlier(self.next_due, member.due());

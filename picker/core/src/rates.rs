@@ -10,6 +10,8 @@
 //! (`..._sum`: uncached prompt and generated tokens) and generated tokens (`vllm:generation_tokens_total`), so no response has to be
 //! seen for it (`vllm/v1/metrics/loggers.py`). Adapters loaded are those that our own picks made it load.
 
+use std::collections::VecDeque;
+
 use serde::Serialize;
 
 use crate::endpoint::{EngineReading, Reading};
@@ -108,6 +110,8 @@ impl Factors {
 pub struct Interval {
     /// How long it was, in milliseconds.
     pub busy_ms: f64,
+    /// The share of that which no interval before it covers: what it counts.
+    pub share: f64,
     /// Steps.
     pub steps: f64,
     /// Prompt tokens computed; those that the prefix cache held are not among them.
@@ -132,9 +136,8 @@ pub struct Fit {
 impl Fit {
     /// Takes in an interval that ended at `now`.
     pub fn observe(&mut self, now: Instant, interval: &Interval) {
-        self.fade(
-            0.5_f64.powf(interval.busy_ms / HALF_LIFE_BUSY_MS) * self.idle_weight(now, interval),
-        );
+        let news_ms = interval.share * interval.busy_ms;
+        self.fade(0.5_f64.powf(news_ms / HALF_LIFE_BUSY_MS) * self.idle_weight(now, news_ms));
         self.latest = Some(now);
         let prior = &Rates::PRIOR;
         let expected = [
@@ -148,12 +151,12 @@ impl Fit {
             .iter_mut()
             .zip(self.moment.iter_mut().zip(expected))
         {
-            *moment += one * interval.busy_ms;
+            *moment += interval.share * one * interval.busy_ms;
             for (cell, other) in row.iter_mut().zip(expected) {
-                *cell += one * other;
+                *cell += interval.share * one * other;
             }
         }
-        self.busy_ms += interval.busy_ms;
+        self.busy_ms += news_ms;
     }
 
     /// Evidence, in units of 200 ms of busy time.
@@ -169,7 +172,7 @@ impl Fit {
     /// generated tokens grow together.
     #[must_use]
     pub fn factors(&self, now: Instant, pool: &Factors) -> Factors {
-        let samples = self.samples() * self.idle_weight(now, &Interval::default());
+        let samples = self.samples() * self.idle_weight(now, 0.0);
         let weight = samples / (samples + SHRINK_SAMPLES);
         let center = pool.times(self.speed(pool).unwrap_or(1.0));
         let mut factors = self.solve(&center, OWN_SURPRISE);
@@ -249,10 +252,10 @@ impl Fit {
         self.busy_ms *= weight;
     }
 
-    /// What is left of the evidence after the time without news before `interval`.
-    fn idle_weight(&self, now: Instant, interval: &Interval) -> f64 {
+    /// What is left of the evidence after the time without news before the last `news_ms`.
+    fn idle_weight(&self, now: Instant, news_ms: f64) -> f64 {
         let since_ms = self.latest.map_or(0.0, |latest| now.ms_since(latest));
-        let idle_ms = (since_ms - interval.busy_ms).max(0.0);
+        let idle_ms = (since_ms - news_ms).max(0.0);
         0.5_f64.powf(idle_ms / HALF_LIFE_IDLE_MS)
     }
 }
@@ -277,21 +280,23 @@ pub fn pooled<'a>(fits: impl Iterator<Item = &'a Fit> + Clone, before: &Factors)
     all.solve(before, POOL_SURPRISE)
 }
 
-/// The counters of an endpoint at the beginning of an interval, and what happened there since.
+/// The counters of an endpoint over the last seconds, and what happened there since.
 #[derive(Clone, Debug, Default)]
 pub struct Meter {
-    begun: Option<Begun>,
+    /// Readings of a time in which it was never idle, the earliest first.
+    marks: VecDeque<Mark>,
     /// The counters of the latest reading.
     latest: Vec<Counters>,
-    /// Adapters that our picks made it load since the beginning.
-    loads: u32,
-    /// Whether the endpoint may have been idle since.
+    /// Adapters that our picks made it load.
+    loads: u64,
+    /// Whether the endpoint may have been idle since the latest mark.
     idled: bool,
 }
 
 #[derive(Clone, Debug)]
-struct Begun {
+struct Mark {
     at: Instant,
+    loads: u64,
     engines: Vec<Counters>,
 }
 
@@ -302,10 +307,13 @@ struct Counters {
     generated: u64,
 }
 
-/// Intervals are at least this long: a reading shows whole steps only, and that counts less the longer the interval.
-const INTERVAL_MIN_MS: f64 = 950.0;
-/// Longer ones hide too much.
-const INTERVAL_MAX_MS: f64 = 10_000.0;
+/// Marks are at least this far apart, so that there are few.
+const MARKS_APART_MS: f64 = 950.0;
+/// Two marks that lie further apart hide too much.
+const MARKS_APART_MAX_MS: f64 = 10_000.0;
+/// Intervals reach back to the earliest mark within this time: a reading shows whole steps only, and the step that it does not show counts less the longer the
+/// interval. A single second made `c_p` come out a fifth too low where steps take a third of one.
+const INTERVAL_MS: f64 = 4_000.0;
 
 impl Meter {
     /// A pick of ours makes the endpoint load an adapter.
@@ -345,41 +353,53 @@ impl Meter {
             .any(|(old, new)| new.steps < old.steps);
         self.latest.clone_from(&engines);
         if fell || self.idled {
-            self.begun = None;
+            self.marks.clear();
         }
         if !moved {
             return;
         }
-        if let Some(begun) = &self.begun {
-            let busy_ms = now.ms_since(begun.at);
-            if busy_ms < INTERVAL_MIN_MS {
+        if let Some(mark) = self.marks.back() {
+            let news_ms = now.ms_since(mark.at);
+            if news_ms < MARKS_APART_MS {
                 return;
             }
-            if busy_ms <= INTERVAL_MAX_MS {
-                self.teach(busy_ms, begun, &engines, learn);
+            if news_ms <= MARKS_APART_MAX_MS {
+                self.teach(now, news_ms, &engines, learn);
+            } else {
+                self.marks.clear();
             }
         }
-        self.begun = Some(Begun { at: now, engines });
-        self.loads = 0;
+        self.marks.push_back(Mark {
+            at: now,
+            loads: self.loads,
+            engines,
+        });
         self.idled = idle;
     }
 
+    /// Gives what happened since the earliest mark that is not too old, of which the last `news_ms` are news.
     fn teach(
-        &self,
-        busy_ms: f64,
-        begun: &Begun,
+        &mut self,
+        now: Instant,
+        news_ms: f64,
         engines: &[Counters],
         mut learn: impl FnMut(Interval),
     ) {
-        for (old, new) in begun.engines.iter().zip(engines) {
+        while self.marks.len() > 1 && now.ms_since(self.marks[0].at) > INTERVAL_MS {
+            self.marks.pop_front();
+        }
+        let mark = &self.marks[0];
+        let busy_ms = now.ms_since(mark.at);
+        for (old, new) in mark.engines.iter().zip(engines) {
             let generated = new.generated.saturating_sub(old.generated) as f64;
             let tokens = new.step_tokens.saturating_sub(old.step_tokens) as f64;
             learn(Interval {
                 busy_ms,
+                share: news_ms / busy_ms,
                 steps: new.steps.saturating_sub(old.steps) as f64,
                 prompt_tokens: (tokens - generated).max(0.0),
                 generated_tokens: generated,
-                adapter_loads: f64::from(self.loads) / engines.len() as f64,
+                adapter_loads: (self.loads - mark.loads) as f64 / engines.len() as f64,
             });
         }
     }

@@ -61,8 +61,10 @@ pub struct Priced {
     pub cost: Cost,
     /// Their sum, in milliseconds.
     pub cost_ms: f64,
-    /// Ours in flight there.
-    pub load: Load,
+    /// Requests of ours in flight there.
+    pub own: u64,
+    /// Sequences of those.
+    pub own_sequences: u64,
     /// Requests of others there.
     pub foreign: f64,
     /// What the adapter needs there.
@@ -98,16 +100,17 @@ impl Choice {
         let servers = Servers::of(members, ask);
         self.unserved = servers == Servers::None;
         let mut loads = ledger.loads().peekable();
+        let nothing = Load::default();
         for (index, member) in members.iter().enumerate() {
             while loads.next_if(|(key, _)| *key < member.key).is_some() {}
             let load = loads.next_if(|(key, _)| *key == member.key);
-            let load = load.map_or_else(Load::default, |(_, load)| *load);
+            let load = load.map_or(&nothing, |(_, load)| load);
             if !inside(member, ask) {
                 self.excluded.push((index, Exclusion::OutsideSubset));
             } else if !servers.may_serve(member, ask) {
                 self.excluded.push((index, Exclusion::ModelNotServed));
             } else if let Some(suspicion) = member.health.suspicion() {
-                self.suspects.push((suspicion.since, index, load));
+                self.suspects.push((suspicion.since, index, *load));
             } else {
                 self.priced.push(price(now, index, member, load, ask));
             }
@@ -122,8 +125,8 @@ impl Choice {
         let eligible = self.priced.len() + self.suspects.len();
         self.suspects
             .sort_unstable_by_key(|&(since, index, _)| (since, index));
-        for (place, &(_, index, load)) in self.suspects.iter().enumerate() {
-            let member = &members[index];
+        for (place, (_, index, load)) in self.suspects.iter().enumerate() {
+            let (index, member) = (*index, &members[*index]);
             let probe = !self.probe && member.health.wants_probe(now, load.requests);
             let Some(suspicion) = member.health.suspicion() else {
                 continue;
@@ -257,7 +260,7 @@ fn inside(member: &Member, ask: &Ask<'_>) -> bool {
 }
 
 /// What `ask` would cost on `member`.
-fn price(now: Instant, index: usize, member: &Member, load: Load, ask: &Ask<'_>) -> Priced {
+fn price(now: Instant, index: usize, member: &Member, load: &Load, ask: &Ask<'_>) -> Priced {
     let rates = member.rates();
     let foreign = match member.foreign() {
         0.0 => 0.0,
@@ -295,7 +298,8 @@ fn price(now: Instant, index: usize, member: &Member, load: Load, ask: &Ask<'_>)
         index,
         cost,
         cost_ms: cost.total_ms(),
-        load,
+        own: load.requests,
+        own_sequences: load.sequences,
         foreign,
         claim,
     }

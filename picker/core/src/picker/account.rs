@@ -21,7 +21,7 @@ impl Picker {
             address: self.members[one.index].endpoint.address,
             cost_ms: one.cost_ms,
             cost: one.cost,
-            own: one.load.requests,
+            own: one.own,
             foreign: one.foreign,
             adapter: one.need(),
             rates: *self.members[one.index].rates(),
