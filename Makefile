@@ -70,9 +70,9 @@ bench-core: needs ## time the decision core: a pick, a request scan, a streamed 
 	@command -v valgrind >/dev/null || { \
 	  echo "error: valgrind is missing; it counts the instructions of a pick. Install it (Debian, Ubuntu: apt-get install valgrind)." >&2; exit 1; }
 	cargo bench --locked -p picker-core
-	cargo build --locked --release -p picker-core --example picks
-	@for what in pick end; do for count in 10 100 1000; do \
-	  valgrind --tool=callgrind --callgrind-out-file=/dev/null --toggle-collect="*Pool::$$what*" $(TARGET)/release/examples/picks $$count 1000 2>&1 \
+	@bench="$$(cargo bench --locked -p picker-core --bench pick --no-run 2>&1 | sed -n 's/.*Executable .*(\(.*\))/\1/p')"; \
+	for what in pick end; do for count in 10 100 1000; do \
+	  valgrind --tool=callgrind --callgrind-out-file=/dev/null --toggle-collect="*Pool::$$what*" "$$bench" --only $$count 1000 2>&1 \
 	    | awk -v what="$$what" -v count="$$count" '/Collected/ { printf "%s among %d endpoints: %d instructions\n", what, count, $$NF / 1000 }'; \
 	done; done
 
