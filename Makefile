@@ -51,7 +51,7 @@ fuzz: needs ## the properties of the decision core and of the ext_proc edge over
 
 .PHONY: fuzz-targets
 fuzz-targets: $(CARGO_FUZZ) ## the targets of fuzz/, guided by coverage, for FUZZ_SECONDS each; needs nightly
-	for target in splice exchange; do \
+	for target in splice "--features edge exchange"; do \
 	  RUSTUP_TOOLCHAIN=$(NIGHTLY) $(CARGO_FUZZ) run --sanitizer none $$target -- \
 	    -max_total_time=$(FUZZ_SECONDS) -timeout=30 -print_final_stats=1; \
 	done

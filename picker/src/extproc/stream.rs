@@ -66,6 +66,8 @@ pub struct ExchangeStream {
     draining: CancellationToken,
     drain: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     watchdog: Option<(Instant, Pin<Box<Sleep>>)>,
+    /// Nothing comes any more: after a message that cannot be read, the library would go on to read the rest as others.
+    over: bool,
 }
 
 impl ExchangeStream {
@@ -84,6 +86,7 @@ impl ExchangeStream {
             draining,
             drain: None,
             watchdog: None,
+            over: false,
         }
     }
 
@@ -117,6 +120,7 @@ impl ExchangeStream {
             Talk::Watch(watcher) => watcher.on_end(),
         }
         self.entered = None;
+        self.over = true;
     }
 
     /// Whether the exchange's time has come; if not, this task is woken when it does.
@@ -164,6 +168,9 @@ impl Stream for ExchangeStream {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
+        if this.over {
+            return Poll::Ready(None);
+        }
         loop {
             if let Some(answer) = this.poll_answer() {
                 return Poll::Ready(Some(Ok(answer)));
