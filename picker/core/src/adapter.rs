@@ -34,6 +34,8 @@ pub struct Adapters {
     held: Vec<Held>,
     /// Whether the server was seen to list an adapter that it did not list before: it loads adapters at run time.
     grows: bool,
+    /// Adapters that were given a slot since that was asked last.
+    loaded: u32,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -131,7 +133,10 @@ impl Adapters {
                 continue;
             };
             match self.held.iter_mut().find(|held| held.adapter == id) {
-                Some(held) => (held.shown, held.waits) = (true, false),
+                Some(held) => {
+                    self.loaded += u32::from(held.waits);
+                    (held.shown, held.waits) = (true, false);
+                }
                 None => self.held.push(Held {
                     adapter: id,
                     in_flight: 0,
@@ -177,7 +182,13 @@ impl Adapters {
             waits,
         });
         self.fit();
+        self.loaded += u32::from(self.held.last().is_some_and(|held| !held.waits));
         true
+    }
+
+    /// How many adapters have been given a slot since the last call: loads that the engine spends its time on.
+    pub fn take_loads(&mut self) -> u32 {
+        std::mem::take(&mut self.loaded)
     }
 
     /// Notes that a request for `model` that was sent here is over.
@@ -196,6 +207,13 @@ impl Adapters {
             self.held.remove(place);
         }
         self.admit();
+    }
+
+    /// Requests of ours in flight here for `model`, if it is an adapter.
+    #[must_use]
+    pub fn in_flight(&self, model: ModelId) -> u32 {
+        let held = self.held.iter().find(|held| held.adapter == model);
+        held.map_or(0, |held| held.in_flight)
     }
 
     /// Whether `model` can be served here: `None` while the endpoint's models are not known.
@@ -325,6 +343,7 @@ impl Adapters {
             && let Some(next) = self.held.iter_mut().find(|held| held.waits)
         {
             next.waits = false;
+            self.loaded += 1;
             self.fit();
         }
     }

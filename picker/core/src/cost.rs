@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! admit   = max(0, requests + 1 - slots) x service / slots, and what too few free KV blocks delay likewise
-//! ahead   = the time that the prompts before it still take
+//! ahead   = the time that the prompts before it still take, those of the requests that wait among them
 //! prompt  = c_p x prompt tokens + fixed
 //! adapter = until a slot is free + load
-//! decode  = o x step(b + n), and until the last of its n sequences has a place
-//! harm    = b x ((c_p x prompt tokens + load) / 2 + n x o x c_d), and what those lose that wait for a slot
+//! decode  = o x step(b + n), slowed by the prompts of others, and until the last of its n sequences has a place
+//! harm    = b x ((c_p x prompt tokens + load) / 2 + n x o x c_d), and what those lose that wait, for a place or for a slot
 //! risk    = what it costs if the endpoint fails the request, times how likely that is
 //! ```
 //!
@@ -26,6 +26,10 @@ pub struct Situation {
     pub requests: f64,
     /// How long the prompts there will still be computed, in milliseconds.
     pub prefill_ms: f64,
+    /// The share of its time, 0 to 1, that it spent on prompts of late.
+    pub prefill_share: f64,
+    /// Prompt tokens of a request there, by the mean of those in flight.
+    pub mean_prompt_tokens: f64,
     /// Requests that an engine runs at once, as far as known.
     pub slots: Option<f64>,
     /// Tokens that a request there generates, by the mean of those in flight.
@@ -34,6 +38,8 @@ pub struct Situation {
     pub kv_demand: f64,
     /// What the request's adapter asks of the slots.
     pub claim: Claim,
+    /// Requests for the same adapter that are in flight anywhere in the pool.
+    pub sharers: f64,
     /// How likely the endpoint fails the request, 0 to 1.
     pub failure: f64,
 }
@@ -43,12 +49,21 @@ impl Situation {
     pub const IDLE: Self = Self {
         requests: 0.0,
         prefill_ms: 0.0,
+        prefill_share: 0.0,
+        mean_prompt_tokens: 0.0,
         slots: None,
         mean_output_tokens: None,
         kv_demand: 0.0,
         claim: Claim::NONE,
+        sharers: 0.0,
         failure: 0.0,
     };
+
+    /// Of the requests there, those that wait for a place in a batch of `slots`, or for KV blocks.
+    fn queued(&self, slots: f64) -> f64 {
+        let for_blocks = self.requests * (1.0 - 1.0 / self.kv_demand.max(1.0));
+        (self.requests - slots).max(for_blocks).max(0.0)
+    }
 }
 
 /// The work of a request.
@@ -93,9 +108,17 @@ pub struct Cost {
     pub risk_ms: f64,
 }
 
-/// How much a millisecond counts by which a prompt or an adapter holds up those that run. They lose it once, between two tokens, where the request that waits
-/// loses it before its first: 1 gave the best mean times, at the price of times to first token, and less than a half neither (`docs/benchmarks/virtual-time.md`).
+/// How much a millisecond counts by which a prompt or an adapter holds up those that run or wait. 1 gave the best mean times, at the price of times to
+/// first token, and less than a half neither (`docs/benchmarks/virtual-time.md`).
 const STALL_SHARE: f64 = 0.5;
+
+/// How much of the time that prompts took of late counts as time that the next ones will take from a request that decodes. All of it measured worse: where
+/// prompts have been is where picks send fewer of them next.
+const PREFILL_PERSISTENCE: f64 = 0.6;
+
+/// So many requests in flight for an adapter halve what one more copy of it costs those that run: a copy stays, and serves many. 10 measured worse, and
+/// so did to count each request alone.
+const SHARERS_HALF: f64 = 32.0;
 
 /// What a request that fails has cost: as much as one that takes ten seconds. More than any wait that is worth taking.
 pub const FAILURE_MS: f64 = 10_000.0;
@@ -123,15 +146,23 @@ impl Cost {
         } else {
             0.0
         };
-        let step_share_ms = work.sequences * work.output_tokens * rates.sequence_ms;
+        let queued = situation.queued(slots);
+        let queued_prompts_ms = queued * situation.mean_prompt_tokens * rates.prompt_token_ms;
+        let slowed = 1.0 / (1.0 - PREFILL_PERSISTENCE * situation.prefill_share);
+        let tokens = work.sequences * work.output_tokens;
+        // What it takes from each that runs, and from each that comes to run after it.
+        let stall_ms = prompt_ms + load_ms * SHARERS_HALF / (SHARERS_HALF + situation.sharers);
+        let place_ms = tokens * rates.step(decoding) / slots.max(1.0);
+        let harm_ms = decoding * (STALL_SHARE * stall_ms + tokens * rates.sequence_ms)
+            + queued * STALL_SHARE * (stall_ms + place_ms)
+            + situation.claim.delays_ms;
         Self {
             admit_ms,
-            ahead_ms: situation.prefill_ms,
+            ahead_ms: situation.prefill_ms.max(queued_prompts_ms),
             prompt_ms: prompt_ms + rates.fixed_ms,
             adapter_ms: situation.claim.wait_ms + load_ms,
-            decode_ms: work.output_tokens * rates.step(decoding + joining) + rest_waits_ms,
-            harm_ms: decoding * (STALL_SHARE * (prompt_ms + load_ms) + step_share_ms)
-                + situation.claim.delays_ms,
+            decode_ms: work.output_tokens * rates.step(decoding + joining) * slowed + rest_waits_ms,
+            harm_ms,
             risk_ms: situation.failure * FAILURE_MS,
         }
     }
@@ -237,7 +268,8 @@ mod tests {
 
     #[test]
     fn a_full_batch_is_waited_for() {
-        // Two of five requests have to leave; each takes 30 steps of 10 + 4 = 420, four at a time: 2 x 420 / 4.
+        // Two of five requests have to leave; each takes 30 steps of 10 + 4 = 420, four at a time: 2 x 420 / 4. The one that waits loses
+        // half of the prompt's 10 and of a fourth of the 280 that the request is in a place.
         let full = Situation {
             requests: 5.0,
             slots: Some(4.0),
@@ -247,7 +279,7 @@ mod tests {
         let expected = Cost {
             admit_ms: 210.0,
             decode_ms: 300.0,
-            harm_ms: 4.0 * 25.0,
+            harm_ms: 4.0 * 25.0 + 40.0,
             ..ALONE
         };
         check(full, expected);
@@ -283,7 +315,8 @@ mod tests {
             ..ALONE
         };
         check_of(three, narrow, expected);
-        // Two have to leave before the first joins: 2 x 420 / 4; then two more before the last does.
+        // Two have to leave before the first joins: 2 x 420 / 4; then two more before the last does. The one that waits
+        // loses half of 10 and of a fourth of 3 x 280.
         let full = Situation {
             requests: 5.0,
             ..narrow
@@ -291,7 +324,7 @@ mod tests {
         let expected = Cost {
             admit_ms: 210.0,
             decode_ms: 300.0 + 210.0,
-            harm_ms: 4.0 * 65.0,
+            harm_ms: 4.0 * 65.0 + (10.0 + 210.0) / 2.0,
             ..ALONE
         };
         check_of(three, full, expected);
@@ -299,7 +332,8 @@ mod tests {
 
     #[test]
     fn what_is_asked_of_the_kv_cache_beyond_all_of_it_is_waited_for() {
-        // A quarter too much comes free in a quarter of a request's time: 20 steps of 10 + 2.
+        // A quarter too much comes free in a quarter of a request's time: 20 steps of 10 + 2. A fifth of the two wait, and lose half of the
+        // prompt's 10.
         let scarce = Situation {
             requests: 2.0,
             kv_demand: 1.25,
@@ -308,10 +342,77 @@ mod tests {
         let expected = Cost {
             admit_ms: 60.0,
             decode_ms: 260.0,
-            harm_ms: 2.0 * 25.0,
+            harm_ms: 2.0 * 25.0 + 0.4 * 5.0,
             ..ALONE
         };
         check(scarce, expected);
+    }
+
+    #[test]
+    fn the_prompts_of_those_that_wait_are_computed_first_and_what_a_request_takes_from_them_is_harm()
+     {
+        // Three of seven wait for a place. Their prompts take 3 x 40 x 0.1. Four have to leave: 4 x (20 steps of 10 + 4) / 4. Each of the three loses half
+        // of the prompt's 10 and of a fourth of the 280 that the request is in a place; each of the four that run half of 10, and 20 x 1.
+        let queue = Situation {
+            requests: 7.0,
+            slots: Some(4.0),
+            mean_prompt_tokens: 40.0,
+            prefill_ms: 5.0,
+            ..IDLE
+        };
+        let expected = Cost {
+            admit_ms: 280.0,
+            ahead_ms: 12.0,
+            decode_ms: 300.0,
+            harm_ms: 4.0 * 25.0 + 3.0 * (10.0 + 70.0) / 2.0,
+            ..ALONE
+        };
+        check(queue, expected);
+        // Prompts that are known to take longer count as such.
+        let known = Situation {
+            prefill_ms: 50.0,
+            ..queue
+        };
+        let expected = Cost {
+            ahead_ms: 50.0,
+            ..expected
+        };
+        check(known, expected);
+    }
+
+    #[test]
+    fn prompts_that_keep_coming_slow_down_decoding() {
+        // 0.6 of the half of the time that prompts took: 20 steps of 11 at 0.7 of the speed.
+        let interrupted = Situation {
+            prefill_share: 0.5,
+            ..IDLE
+        };
+        let expected = Cost {
+            decode_ms: 220.0 / 0.7,
+            ..ALONE
+        };
+        check(interrupted, expected);
+    }
+
+    #[test]
+    fn a_copy_of_an_adapter_that_many_use_counts_less_against_those_that_run() {
+        // With 96 in flight for it, a quarter of the load's 300 counts: each of two loses half of 10 + 75, and 20 x 1.
+        let shared = Situation {
+            requests: 2.0,
+            claim: Claim {
+                need: Need::Load,
+                ..Claim::NONE
+            },
+            sharers: 96.0,
+            ..IDLE
+        };
+        let expected = Cost {
+            adapter_ms: 300.0,
+            decode_ms: 260.0,
+            harm_ms: 2.0 * (42.5 + 20.0),
+            ..ALONE
+        };
+        check(shared, expected);
     }
 
     #[test]

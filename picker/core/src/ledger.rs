@@ -302,6 +302,12 @@ impl Entries {
 }
 
 impl Load {
+    /// Tokens of the prompts of all requests.
+    #[must_use]
+    pub fn prompt_tokens(&self) -> u64 {
+        self.context_tokens.saturating_sub(self.output_tokens)
+    }
+
     /// How long the prompts there will still be computed at `now`, in milliseconds, at `token_ms` a token.
     #[must_use]
     pub fn prefill_ms(&self, now: Instant, token_ms: f64) -> f64 {

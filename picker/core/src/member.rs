@@ -2,11 +2,13 @@
 
 pub mod drain;
 pub mod health;
+mod prompts;
 
 use std::time::Duration;
 
 use self::drain::Drain;
 use self::health::{Health, Suspect};
+use self::prompts::Prompts;
 use crate::adapter::Adapters;
 use crate::adapter::names::Names;
 use crate::endpoint::{Endpoint, EndpointKey, EngineReading, Reading};
@@ -55,6 +57,7 @@ pub struct Member {
     meter: Meter,
     fit: Fit,
     rates: Rates,
+    prompts: Prompts,
     /// Smoothed requests that others sent here.
     foreign: f64,
     /// The most sequences of ours in flight since the last reading.
@@ -111,6 +114,7 @@ impl Member {
             meter: Meter::default(),
             fit: Fit::default(),
             rates: Rates::PRIOR,
+            prompts: Prompts::default(),
             foreign: 0.0,
             own_peak: 0,
             sent_tokens: 0,
@@ -189,6 +193,12 @@ impl Member {
         }
     }
 
+    /// The share of its engines' time that prompts took of late, 0 to 1.
+    #[must_use]
+    pub fn prefill_share(&self, now: Instant) -> f64 {
+        self.prompts.share(now, self.rates.prompt_token_ms)
+    }
+
     /// Requests of others there, smoothed.
     #[must_use]
     pub fn foreign(&self) -> f64 {
@@ -214,13 +224,10 @@ impl Member {
         &self.drain
     }
 
-    /// Notes that a request of `prompt_tokens` was sent there, and that `own` sequences are in flight with it; `loads` if an adapter has to be loaded for it.
-    pub fn on_pick(&mut self, own: u64, prompt_tokens: u64, loads: bool) {
+    /// Notes that a request of `prompt_tokens` was sent there, and that `own` sequences are in flight with it.
+    pub fn on_pick(&mut self, own: u64, prompt_tokens: u64) {
         self.on_own(own);
         self.sent_tokens = self.sent_tokens.saturating_add(prompt_tokens);
-        if loads {
-            self.meter.on_load();
-        }
     }
 
     /// Notes that `own` sequences of ours are in flight there.
@@ -253,9 +260,12 @@ impl Member {
             None => self.adapters.forget_shown(),
         }
         let idle = own.requests == 0 && self.foreign == 0.0;
-        let fit = &mut self.fit;
-        self.meter
-            .on_reading(now, &reading, idle, |interval| fit.observe(now, &interval));
+        self.meter.on_loads(self.adapters.take_loads());
+        let (fit, prompts) = (&mut self.fit, &mut self.prompts);
+        self.meter.on_reading(now, &reading, idle, |interval| {
+            fit.observe(now, &interval);
+            prompts.observe(now, &interval);
+        });
         let before = self.reading.as_ref().map(|(_, before)| before);
         let answers = before.map_or((0.0, 0.0), |before| reading.answers_since(before));
         if let Some((at, earlier)) = &self.reading

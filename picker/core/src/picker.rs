@@ -285,7 +285,7 @@ impl Picker {
         let ttft_ms = receipt.expected_ttft_ms.unwrap_or_default();
         member.health.on_pick(now, taken.own, ttft_ms);
         let sequences = taken.own_sequences + ask.work.sequences as u64;
-        member.on_pick(sequences, receipt.prompt_tokens, loads);
+        member.on_pick(sequences, receipt.prompt_tokens);
         member.hasten(now, member::BEAT_OWN, &mut self.pace);
         self.next_due = earlier(self.next_due, member.due());
         Pick {
@@ -521,7 +521,8 @@ impl Picker {
                 model: entry.model,
                 max_tokens: entry.max_tokens,
             };
-            self.lengths.on_answer(&asked, tokens.min(limit));
+            let seen = counted.is_some();
+            self.lengths.on_answer(&asked, tokens.min(limit), seen);
         }
     }
 

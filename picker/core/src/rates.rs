@@ -316,9 +316,9 @@ const MARKS_APART_MAX_MS: f64 = 10_000.0;
 const INTERVAL_MS: f64 = 4_000.0;
 
 impl Meter {
-    /// A pick of ours makes the endpoint load an adapter.
-    pub fn on_load(&mut self) {
-        self.loads += 1;
+    /// The endpoint has begun to load so many adapters.
+    pub fn on_loads(&mut self, adapters: u32) {
+        self.loads += u64::from(adapters);
     }
 
     /// Nothing is in flight there, as far as known: the engine may be idle.

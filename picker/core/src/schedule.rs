@@ -99,6 +99,7 @@ impl Choice {
         self.probe = false;
         let servers = Servers::of(members, ask);
         self.unserved = servers == Servers::None;
+        let sharers = sharers(members, ask);
         let mut loads = ledger.loads().peekable();
         let nothing = Load::default();
         for (index, member) in members.iter().enumerate() {
@@ -112,16 +113,17 @@ impl Choice {
             } else if let Some(suspicion) = member.health.suspicion() {
                 self.suspects.push((suspicion.since, index, *load));
             } else {
-                self.priced.push(price(now, index, member, load, ask));
+                self.priced
+                    .push(price(now, index, member, load, ask, sharers));
             }
         }
-        self.drop_suspects(now, members, ask);
+        self.drop_suspects(now, members, ask, sharers);
         self.take(members, ask, random);
     }
 
     /// Of the suspects, at most half of all eligible get nothing, those suspected longest first; the others are candidates. One that
     /// nothing but a request can clear is taken when its time has come.
-    fn drop_suspects(&mut self, now: Instant, members: &[Member], ask: &Ask<'_>) {
+    fn drop_suspects(&mut self, now: Instant, members: &[Member], ask: &Ask<'_>, sharers: f64) {
         let eligible = self.priced.len() + self.suspects.len();
         self.suspects
             .sort_unstable_by_key(|&(since, index, _)| (since, index));
@@ -136,7 +138,8 @@ impl Choice {
                 self.excluded.push((index, reason));
                 continue;
             }
-            self.priced.push(price(now, index, member, load, ask));
+            self.priced
+                .push(price(now, index, member, load, ask, sharers));
             if probe {
                 self.probe = true;
                 let last = self.priced.len() - 1;
@@ -259,8 +262,26 @@ fn inside(member: &Member, ask: &Ask<'_>) -> bool {
         .is_none_or(|subset| subset.contains(member.endpoint.address))
 }
 
-/// What `ask` would cost on `member`.
-fn price(now: Instant, index: usize, member: &Member, load: &Load, ask: &Ask<'_>) -> Priced {
+/// Requests of ours in flight for the adapter that `ask` names, anywhere.
+fn sharers(members: &[Member], ask: &Ask<'_>) -> f64 {
+    let at = |model| {
+        let counts = members
+            .iter()
+            .map(move |member| member.adapters.in_flight(model));
+        counts.map(f64::from).sum()
+    };
+    ask.model.map_or(0.0, at)
+}
+
+/// What `ask` would cost on `member`, where `sharers` requests for the same adapter are in flight anywhere.
+fn price(
+    now: Instant,
+    index: usize,
+    member: &Member,
+    load: &Load,
+    ask: &Ask<'_>,
+    sharers: f64,
+) -> Priced {
     let rates = member.rates();
     let foreign = match member.foreign() {
         0.0 => 0.0,
@@ -283,10 +304,13 @@ fn price(now: Instant, index: usize, member: &Member, load: &Load, ask: &Ask<'_>
     let situation = Situation {
         requests,
         prefill_ms: load.prefill_ms(now, rates.prompt_token_ms) / engines,
+        prefill_share: member.prefill_share(now),
+        mean_prompt_tokens: load.prompt_tokens() as f64 / own.max(1.0),
         slots,
         mean_output_tokens: (own > 0.0).then(|| load.output_tokens as f64 / own),
         kv_demand: member.kv_demand(load.context_tokens, ask.work.prompt_tokens),
         claim,
+        sharers,
         failure: if member.health.is_suspect() {
             1.0
         } else {
