@@ -76,7 +76,8 @@ fn write_verdicts(out: &mut impl Write, report: &Report) -> io::Result<()> {
     }
     writeln!(
         out,
-        "\n{} against the best of its rivals: ratio, 95 % interval's upper end (of any rival at most {TIED_MAX}; mean ratio at most {RATIO_MAX})",
+        "\n{} against the best of its rivals: ratio, 95 % interval's upper end (of any rival at most {TIED_MAX}; mean ratio at most {RATIO_MAX}).
+EACH: the interval is wide, but no seed's ratio is over {TIED_MAX}",
         policy_name(Policy::Pointsman)
     )?;
     writeln!(
@@ -108,7 +109,11 @@ fn text(standing: &Standing) -> String {
     let upper = standing
         .upper
         .map_or("-".to_owned(), |upper| format!("{upper:.3}"));
-    let word = if standing.best_or_tied { "" } else { " LOST" };
+    let word = match (standing.best_or_tied, standing.by_each_seed) {
+        (false, _) => " LOST",
+        (true, true) => " EACH",
+        (true, false) => "",
+    };
     format!(
         "{:.3} <= {upper} {}{word}",
         standing.ratio,

@@ -12,6 +12,8 @@ use crate::virtual_time::record::Trace;
 
 /// A policy is best or tied where no rival is better by more than this factor, chance included.
 pub const TIED_MAX: f64 = 1.05;
+/// In so many seeds without exception, no worse by more than [`TIED_MAX`] is no chance: in equals that comes once in a thousand times (2^-10).
+pub const SEEDS_WITHOUT_EXCEPTION: usize = 10;
 /// How much worse than the best rival the picker may be anywhere, by the mean ratio.
 pub const RATIO_MAX: f64 = 1.10;
 /// The regret that the picker may have where nothing befalls the pool and nothing overloads it.
@@ -32,12 +34,17 @@ pub struct Comparison {
     pub metric: &'static str,
     /// The geometric mean of the ratios, seed by seed: below 1, `policy` is the better one.
     pub ratio: f64,
+    /// The ratio of each seed.
+    pub by_seed: Vec<f64>,
     /// The lower end of its 95 % interval (Student's t on the logarithms); `None` for a single seed.
     pub lower: Option<f64>,
     /// The upper end.
     pub upper: Option<f64>,
-    /// Whether the upper end is at most [`TIED_MAX`]: noise counts against `policy`. A single seed is judged by its ratio.
+    /// Whether the upper end is at most [`TIED_MAX`], so that noise counts against `policy` (a single seed is judged by its ratio), or each seed's ratio
+    /// is, in [`SEEDS_WITHOUT_EXCEPTION`] or more.
     pub best_or_tied: bool,
+    /// Whether the interval alone would not say so: its upper end is above that because some wins are larger than others.
+    pub by_each_seed: bool,
 }
 
 /// What the picker made of one cell, by one metric.
@@ -51,6 +58,8 @@ pub struct Standing {
     pub ratio: f64,
     /// Its interval's upper end.
     pub upper: Option<f64>,
+    /// Whether some rival's interval is wide and `policy` is better in each seed.
+    pub by_each_seed: bool,
 }
 
 /// What the picker made of one cell.
@@ -133,7 +142,10 @@ pub fn comparisons(scenario: &Scenario, runs: &[(Policy, Vec<Trace>)]) -> Vec<Co
         for (policy, ours) in &values {
             for (rival, theirs) in values.iter().filter(|(rival, _)| rival != policy) {
                 if let Some(ratio) = Ratio::paired(ours, theirs) {
-                    comparisons.push(Comparison::new(scenario, (*policy, *rival), metric, ratio));
+                    let by_seed = ours.iter().zip(theirs).map(|(our, their)| our / their);
+                    let by_seed = by_seed.collect();
+                    let pair = (*policy, *rival);
+                    comparisons.push(Comparison::new(scenario, pair, metric, ratio, by_seed));
                 }
             }
         }
@@ -147,17 +159,23 @@ impl Comparison {
         (policy, rival): (Policy, Policy),
         metric: &'static str,
         ratio: Ratio,
+        by_seed: Vec<f64>,
     ) -> Self {
         let upper = ratio.upper();
+        let by_interval = upper.unwrap_or(ratio.mean) <= TIED_MAX;
+        let by_each_seed = by_seed.len() >= SEEDS_WITHOUT_EXCEPTION
+            && by_seed.iter().all(|&ratio| ratio <= TIED_MAX);
         Self {
             cell: scenario.name(),
             policy,
             rival,
             metric,
             ratio: ratio.mean,
+            by_seed,
             lower: ratio.lower(),
             upper,
-            best_or_tied: upper.unwrap_or(ratio.mean) <= TIED_MAX,
+            best_or_tied: by_interval || by_each_seed,
+            by_each_seed: by_each_seed && !by_interval,
         }
     }
 }
@@ -180,6 +198,7 @@ impl Verdict {
                 best_rival: best.rival,
                 ratio: best.ratio,
                 upper: best.upper,
+                by_each_seed: ours.clone().any(|one| one.by_each_seed),
             };
             standings.insert(metric, standing);
         }
@@ -283,6 +302,25 @@ mod tests {
         let (_, noisy) = compared(&[120, 100, 80], [&[900, 900, 900], &[100, 100, 100]]);
         assert!(!noisy.standings["ttft_p90"].best_or_tied);
         assert!(noisy.standings["ttft_p90"].ratio < 1.0, "though not worse");
+    }
+
+    #[test]
+    fn no_loss_in_any_of_ten_seeds_is_no_loss_however_wide_some_wins_make_the_interval() {
+        // 97 of 100 in all seeds but two, which are won by a factor of 16: the interval reaches above 1.
+        let ours = [97, 6, 97, 97, 97, 97, 97, 6, 97, 97];
+        let (comparisons, verdict) = compared(&ours, [&[200; 10], &[100; 10]]);
+        let standing = &verdict.standings["ttft_p90"];
+        assert!(standing.upper.is_some_and(|upper| upper > TIED_MAX));
+        assert!(standing.best_or_tied && standing.by_each_seed);
+        let seeds = &comparisons[0].by_seed;
+        assert_eq!((seeds.len(), seeds[1]), (10, 6.0 / 200.0));
+        // One seed of ten, or fewer than ten, are not enough.
+        for count in [9, 10] {
+            let mut ours = ours[..count].to_vec();
+            ours[0] = if count == 10 { 106 } else { 97 };
+            let (_, verdict) = compared(&ours, [&[200; 10][..count], &[100; 10][..count]]);
+            assert!(!verdict.standings["ttft_p90"].best_or_tied, "{count} seeds");
+        }
     }
 
     #[test]
