@@ -116,9 +116,9 @@ const STALL_SHARE: f64 = 0.5;
 /// prompts have been is where picks send fewer of them next.
 const PREFILL_PERSISTENCE: f64 = 0.6;
 
-/// So many requests in flight for an adapter halve what one more copy of it costs those that run: a copy stays, and serves many. 10 measured worse, and
-/// so did to count each request alone.
-const SHARERS_HALF: f64 = 32.0;
+/// So many requests in flight for an adapter halve what one more copy of it costs those that run: a copy stays, and serves many. 10 measured worse,
+/// and so did to count each request alone.
+const SHARERS_HALF: f64 = 64.0;
 
 /// What a request that fails has cost: as much as one that takes ten seconds. More than any wait that is worth taking.
 pub const FAILURE_MS: f64 = 10_000.0;
@@ -396,14 +396,14 @@ mod tests {
 
     #[test]
     fn a_copy_of_an_adapter_that_many_use_counts_less_against_those_that_run() {
-        // With 96 in flight for it, a quarter of the load's 300 counts: each of two loses half of 10 + 75, and 20 x 1.
+        // With 192 in flight for it, a quarter of the load's 300 counts: each of two loses half of 10 + 75, and 20 x 1.
         let shared = Situation {
             requests: 2.0,
             claim: Claim {
                 need: Need::Load,
                 ..Claim::NONE
             },
-            sharers: 96.0,
+            sharers: 192.0,
             ..IDLE
         };
         let expected = Cost {
