@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import List, Optional
 
-from fetch import REPOSITORY, FetchError, locked, run, runs, say
+from fetch import REPOSITORY, FetchError, locked, print_paths, run, runs, say
 
 OLDEST = (3, 9)
 
@@ -86,15 +86,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     if len(given) != 1 or given[0].startswith("-"):
         say(str(__doc__))
         return 2
-    try:
-        print(python_of(Path(given[0]), REPOSITORY / "target" / "tools"), flush=True)
-    except FetchError as error:
-        say(f"error: {error}")
-        return 1
-    except KeyboardInterrupt:
-        say("interrupted; the next run begins anew")
-        return 130
-    return 0
+    return print_paths(lambda: [python_of(Path(given[0]), REPOSITORY / "target" / "tools")])
 
 
 if __name__ == "__main__":

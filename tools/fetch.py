@@ -27,7 +27,7 @@ import tempfile
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, Iterator, List, Mapping, Optional
+from typing import Callable, Dict, Iterable, Iterator, List, Mapping, Optional
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PINS = Path(__file__).resolve().parent / "pins.json"
@@ -297,6 +297,20 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def print_paths(find: Callable[[], Iterable[Path]]) -> int:
+    """Prints what `find` gives, a path a line, and tells on stderr what went wrong; the exit code."""
+    try:
+        for path in find():
+            print(path, flush=True)
+    except FetchError as error:
+        say(f"error: {error}")
+        return 1
+    except KeyboardInterrupt:
+        say("interrupted; the next run goes on or begins anew")
+        return 130
+    return 0
+
+
 def listing(tools: Mapping[str, Tool], into: Path, machine: str) -> List[str]:
     """One line a tool: name, version, whether it is here."""
     lines = []
@@ -327,16 +341,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     if options.tool is None:
         parser.error("name a tool, or all, or --list")
     wanted = list(tools.values()) if options.tool == "all" else [tools[options.tool]]
-    try:
-        for tool in wanted:
-            print(fetch(tool, into, this_machine(), os.environ), flush=True)
-    except FetchError as error:
-        say(f"error: {error}")
-        return 1
-    except KeyboardInterrupt:
-        say("interrupted; the next run continues")
-        return 130
-    return 0
+    return print_paths(lambda: (fetch(tool, into, this_machine(), os.environ) for tool in wanted))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import List, Mapping, Optional
 
-from fetch import REPOSITORY, FetchError, locked, say
+from fetch import REPOSITORY, FetchError, locked, print_paths, say
 from kubernetes import find_go, go_environment, pinned, stamp_of
 
 MODULE = Path(__file__).resolve().parent / "gateway-api"
@@ -118,15 +118,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     if sys.argv[1:] if arguments is None else arguments:
         say(str(__doc__))
         return 2
-    try:
-        print(definitions(REPOSITORY / "target" / "tools", os.environ), flush=True)
-    except FetchError as error:
-        say(f"error: {error}")
-        return 1
-    except KeyboardInterrupt:
-        say("interrupted; the next run continues")
-        return 130
-    return 0
+    return print_paths(lambda: [definitions(REPOSITORY / "target" / "tools", os.environ)])
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 from typing import Dict, List, Mapping, Optional, Tuple
 
-from fetch import REPOSITORY, FetchError, fetch, locked, read_pins, runs, say, this_machine
+from fetch import REPOSITORY, FetchError, fetch, locked, print_paths, read_pins, runs, say, this_machine
 
 MODULE = Path(__file__).resolve().parent / "kubernetes"
 OVERRIDE = "KUBEBUILDER_ASSETS"
@@ -159,15 +159,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     if sys.argv[1:] if arguments is None else arguments:
         say(str(__doc__))
         return 2
-    try:
-        print(assets(REPOSITORY / "target" / "tools", os.environ), flush=True)
-    except FetchError as error:
-        say(f"error: {error}")
-        return 1
-    except KeyboardInterrupt:
-        say("interrupted; the next run continues")
-        return 130
-    return 0
+    return print_paths(lambda: [assets(REPOSITORY / "target" / "tools", os.environ)])
 
 
 if __name__ == "__main__":

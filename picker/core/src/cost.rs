@@ -116,7 +116,7 @@ const STALL_SHARE: f64 = 0.5;
 /// prompts have been is where picks send fewer of them next.
 const PREFILL_PERSISTENCE: f64 = 0.6;
 
-/// So many requests in flight for an adapter halve what one more copy of it costs those that run: a copy stays, and serves many. 10 measured worse,
+/// So many requests in flight for an adapter halve what one more copy of it costs those that run: a copy stays, and serves many. 20 measured worse,
 /// and so did to count each request alone.
 const SHARERS_HALF: f64 = 64.0;
 

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use crate::scene::{BOTH, By, Link, Scene};
 
 /// The sample that follows in full, with other body modes; full duplex demands trailers.
-fn link(request: &str, response: &str) -> Link {
+pub(super) fn link(request: &str, response: &str) -> Link {
     let trailers = |mode: &str| {
         if mode == "FULL_DUPLEX_STREAMED" {
             "SEND"

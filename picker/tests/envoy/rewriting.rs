@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use reqwest::Method;
 use serde_json::{Value, json};
 use simulator::engine::Profile;
-use simulator::envoy::Differences;
 use simulator::load::ext_proc::Follow;
 use simulator::serve::body_hash;
 
+use crate::modes;
 use crate::scene::{BOTH, By, Link, Scene, eventually};
 
 /// Requests for `llama` get the adapter `a`, those for `mixed` one of two.
@@ -30,15 +30,8 @@ fn links() -> Vec<(&'static str, Link, &'static str)> {
         ..Link::default()
     };
     let modes = |request: &str, response: &str| Link {
-        differences: Differences {
-            processing_mode: Some(json!({
-                "request_header_mode": "SEND", "response_header_mode": "SEND",
-                "request_body_mode": request, "response_body_mode": response,
-                "request_trailer_mode": trailers(request), "response_trailer_mode": trailers(response),
-            })),
-            ..Differences::default()
-        },
-        ..sample(Follow::Full)
+        objects: REWRITES,
+        ..modes::link(request, response)
     };
     vec![
         ("full", sample(Follow::Full), "put_back"),
@@ -52,14 +45,6 @@ fn links() -> Vec<(&'static str, Link, &'static str)> {
         ),
         ("unseen", modes("FULL_DUPLEX_STREAMED", "NONE"), "stays"),
     ]
-}
-
-fn trailers(mode: &str) -> &'static str {
-    if mode == "FULL_DUPLEX_STREAMED" {
-        "SEND"
-    } else {
-        "SKIP"
-    }
 }
 
 /// A body whose frames are many, and whose model stands near the end; keys, numbers and spaces are nobody's business.
