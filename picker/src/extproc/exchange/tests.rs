@@ -8,3 +8,4 @@ mod scene;
 mod shares;
 mod transcripts;
 mod traps;
+mod unreadable;
