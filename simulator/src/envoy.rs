@@ -55,6 +55,8 @@ pub struct Differences {
     pub trailers: bool,
     /// What is sent to the picker, if it is not what the sample says: a `ProcessingMode` of Envoy's ext_proc filter.
     pub processing_mode: Option<Value>,
+    /// HTTP filters that come before all others.
+    pub first_filters: Vec<Value>,
 }
 
 /// A running Envoy; dropping it ends the process.

@@ -1,9 +1,11 @@
-//! Requests that give way to others, through a real Envoy.
+//! Requests that give way to others, and who says so, through a real Envoy.
 
+use reqwest::Method;
 use serde_json::{Value, json};
 use simulator::engine::Profile;
+use simulator::envoy::Differences;
 
-use crate::scene::{By, Link, Scene, eventually};
+use crate::scene::{By, FOLLOWS, Link, Scene, eventually};
 
 /// Requests for the adapter `b` may be refused.
 const OBJECTIVES: &str = "
@@ -74,4 +76,97 @@ async fn what_may_be_refused_is_when_the_servers_are_full_and_nothing_else_is() 
     }
     let refusals = "pointsman_refusals_total{pool=\"test/pool-0\",reason=\"overloaded\"}";
     assert_eq!(scene.metric(refusals).await, Some(1.0));
+}
+
+/// Puts what the gateway knows of a request into the metadata that the picker believes; the header is the gateway's own way to
+/// say who the client is.
+fn told_by_the_gateway() -> Value {
+    let rule = |header: &str, name: &str| {
+        json!({
+            "header": header,
+            "on_header_present": {"metadata_namespace": "pointsman", "key": name},
+            "remove": true,
+        })
+    };
+    json!({
+        "name": "told",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.header_to_metadata.v3.Config",
+            "request_rules": [
+                rule("x-plan", "x-llm-d-inference-objective"),
+                rule("x-tenant", "x-llm-d-inference-fairness-id"),
+                rule("x-trial", "x-llm-d-model-name-rewrite"),
+            ],
+        },
+    })
+}
+
+/// What the picker took a request for, and the model that the server was asked for.
+async fn taken_for(scene: &Scene, id: &str, headers: &[(&str, &str)]) -> (Value, Value) {
+    let body = json!({"model": "base", "prompt": "x", "max_tokens": 1});
+    let mut request = scene
+        .request(Method::POST, 0, By::Header, "v1/completions")
+        .header("x-request-id", id);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let answer = request.json(&body).send().await.expect("an answer");
+    assert_eq!(answer.status(), 200, "{id}");
+    let (_, _, received) = scene.received_by(id);
+    for (name, _) in headers {
+        assert!(
+            !received.headers.contains_key(*name),
+            "{id}: {name} went on"
+        );
+    }
+    let body = received.body.expect("a short body");
+    let body: Value = serde_json::from_slice(&body).expect("JSON");
+    let receipt = scene.receipt(id).await;
+    (receipt["standing"].clone(), body["model"].clone())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_gateway_says_of_a_request_counts_and_what_its_client_claims_does_not() {
+    for follow in FOLLOWS {
+        let link = Link {
+            follow,
+            objects: OBJECTIVES,
+            differences: Differences {
+                first_filters: vec![told_by_the_gateway()],
+                ..Differences::default()
+            },
+            ..Link::default()
+        };
+        let scene = Scene::linked(&[1], Profile::llama_8b_h100(), link).await;
+        let told = [("x-plan", "batch"), ("x-tenant", "t-1"), ("x-trial", "a")];
+        let claimed = [
+            ("x-llm-d-inference-objective", "batch"),
+            ("x-llm-d-inference-fairness-id", "t-2"),
+            ("x-llm-d-model-name-rewrite", "c"),
+        ];
+        let of_gateway = (
+            json!({"objective": "batch", "priority": -1, "fairness": "t-1"}),
+            json!("a"),
+        );
+        let of_nobody = (
+            json!({"objective": null, "priority": 0, "fairness": "default-flow"}),
+            json!("base"),
+        );
+        let both = [told, claimed.map(|(name, _)| (name, "other"))].concat();
+        assert_eq!(
+            taken_for(&scene, "told", &told).await,
+            of_gateway,
+            "{follow:?}"
+        );
+        assert_eq!(
+            taken_for(&scene, "both", &both).await,
+            of_gateway,
+            "{follow:?}"
+        );
+        assert_eq!(
+            taken_for(&scene, "claimed", &claimed).await,
+            of_nobody,
+            "{follow:?}"
+        );
+    }
 }

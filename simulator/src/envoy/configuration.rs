@@ -69,10 +69,13 @@ pub(super) fn of(plan: &Plan) -> Result<Value, EnvoyError> {
         manager["http_protocol_options"] = json!({"enable_trailers": true});
     }
     let filters = at(&mut config, &format!("{listener}/{MANAGER}/http_filters"))?;
-    let filters = filters.as_array_mut().into_iter().flatten();
-    for pick in filters.filter(|filter| filter["name"] == PICK) {
+    let filters = filters
+        .as_array_mut()
+        .ok_or_else(|| broken(&"http_filters is no list"))?;
+    for pick in filters.iter_mut().filter(|filter| filter["name"] == PICK) {
         ask_differently(&mut pick["typed_config"], &plan.differences);
     }
+    filters.splice(..0, plan.differences.first_filters.clone());
 
     let clusters = at(&mut config, "/static_resources/clusters")?;
     let model_servers = clusters[1].clone();
