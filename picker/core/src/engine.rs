@@ -17,16 +17,23 @@ pub struct Engine {
     pub metrics_path: Cow<'static, str>,
     /// The label that tells the engines behind one address (data-parallel ranks) apart.
     rank_label: Cow<'static, str>,
-    /// What the names of all its series begin with.
-    prefix: String,
-    /// The lengths of the rests of their names, a bit each; the last bit is for all that are longer.
-    lengths: u64,
-    /// Its series by the rest of their names, shorter ones first.
-    series: Vec<Named>,
+    /// Its series by their names.
+    series: Vec<Series>,
+    /// What tells most lines that begin with no such name from those that do.
+    glance: Option<Glance>,
 }
 
-/// A series, and its name without the prefix.
-type Named = (String, Series);
+/// A page has a hundred names beside a dozen that count: by a thousand hashes, few of them look like one of those.
+const GLANCE_BITS: u32 = 10;
+
+/// The eight bytes that stand at one place in all names of an engine's series: of the hundreds of lines on a page, few have
+/// the same there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Glance {
+    at: usize,
+    /// Whether some name has bytes with that hash.
+    hashes: [bool; 1 << GLANCE_BITS],
+}
 
 /// A series of a metrics page, and what it means.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -94,22 +101,15 @@ impl Engine {
         name: &str,
         metrics_path: Cow<'static, str>,
         rank_label: Cow<'static, str>,
-        series: Vec<Series>,
+        mut series: Vec<Series>,
     ) -> Self {
-        let prefix = common_prefix(&series);
-        let rest = |one: Series| (one.name[prefix.len()..].to_owned(), one);
-        let mut series: Vec<Named> = series.into_iter().map(rest).collect();
-        series.sort_by(|(one, _), (other, _)| order(one.as_bytes()).cmp(&order(other.as_bytes())));
-        let lengths = series
-            .iter()
-            .fold(0, |bits, (name, _)| bits | length_bit(name.len()));
+        series.sort_by(|one, other| one.name.cmp(&other.name));
         Self {
             name: name.into(),
             is_known: true,
             metrics_path,
             rank_label,
-            prefix,
-            lengths,
+            glance: Glance::of(&series),
             series,
         }
     }
@@ -173,33 +173,55 @@ impl Engine {
 
     /// A series that shows on every page of a server that has started.
     pub(crate) fn example(&self) -> &str {
-        let running = self
-            .series
-            .iter()
-            .find(|(_, one)| one.means == Quantity::Running);
+        let mut series = self.series.iter();
+        let running = series.find(|one| one.means == Quantity::Running);
         running
             .or(self.series.first())
-            .map_or("", |(_, one)| &one.name)
+            .map_or("", |one| one.name.as_ref())
     }
 
     /// What a line of the page begins with, if that is the name of a series: the series of that name, and the rest of the line.
-    pub(crate) fn series_of<'a>(&self, line: &'a [u8]) -> Option<(&[Named], &'a [u8])> {
-        let line = line.strip_prefix(self.prefix.as_bytes())?;
-        let end = memchr::memchr3(b'{', b' ', b'\t', line).unwrap_or(line.len());
-        // Of the hundreds of lines on a page most are told apart by the lengths of their names alone.
-        if self.lengths & length_bit(end) == 0 {
+    pub(crate) fn series_of<'a>(&self, line: &'a [u8]) -> Option<(&[Series], &'a [u8])> {
+        if self
+            .glance
+            .as_ref()
+            .is_some_and(|glance| !glance.may_be(line))
+        {
             return None;
         }
+        let end = memchr::memchr3(b'{', b' ', b'\t', line).unwrap_or(line.len());
         let (name, rest) = line.split_at(end);
         let from = self
             .series
-            .partition_point(|(one, _)| order(one.as_bytes()) < order(name));
-        let count = self.series[from..]
-            .iter()
-            .take_while(|(one, _)| one.as_bytes() == name)
-            .count();
+            .partition_point(|one| one.name.as_bytes() < name);
+        let named = self.series[from..].iter();
+        let count = named.take_while(|one| one.name.as_bytes() == name).count();
         (count > 0).then(|| (&self.series[from..from + count], rest))
     }
+}
+
+impl Glance {
+    /// At the end of the shortest name, since names differ more towards their ends; `None` if that is too short.
+    fn of(series: &[Series]) -> Option<Self> {
+        let shortest = series.iter().map(|one| one.name.len()).min()?;
+        let at = shortest.checked_sub(8)?;
+        let mut hashes = [false; 1 << GLANCE_BITS];
+        for one in series {
+            hashes[glance_hash(one.name.as_bytes(), at)?] = true;
+        }
+        Some(Self { at, hashes })
+    }
+
+    fn may_be(&self, line: &[u8]) -> bool {
+        glance_hash(line, self.at).is_some_and(|hash| self.hashes[hash])
+    }
+}
+
+/// A hash of the eight bytes that stand there (Knuth's multiplication, by 2^64 over the golden ratio).
+fn glance_hash(line: &[u8], at: usize) -> Option<usize> {
+    let bytes = line.get(at..)?.first_chunk()?;
+    let product = u64::from_le_bytes(*bytes).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    usize::try_from(product >> (u64::BITS - GLANCE_BITS)).ok()
 }
 
 /// vLLM's series whose value is the quantity (`vllm/v1/metrics/loggers.py`).
@@ -219,29 +241,3 @@ const VLLM: [(&str, Quantity); 13] = [
     ("vllm:request_success_total", Quantity::Finished),
     ("vllm:lora_requests_info", Quantity::Adapters),
 ];
-
-/// What names are sorted by: lengths are compared faster than texts.
-fn order(name: &[u8]) -> (usize, &[u8]) {
-    (name.len(), name)
-}
-
-/// The bit that stands for a length.
-fn length_bit(length: usize) -> u64 {
-    1 << length.min(63)
-}
-
-/// What all names begin with: on a page of hundreds of lines, it tells most of them apart at once.
-fn common_prefix(series: &[Series]) -> String {
-    let Some(first) = series.first() else {
-        return String::new();
-    };
-    let mut end = first.name.len();
-    for one in series {
-        let same = first.name.bytes().zip(one.name.bytes());
-        end = end.min(same.take_while(|(one, other)| one == other).count());
-    }
-    while !first.name.is_char_boundary(end) {
-        end -= 1;
-    }
-    first.name[..end].to_owned()
-}

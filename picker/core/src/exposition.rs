@@ -109,7 +109,7 @@ impl<'a> Seen<'a> {
             self.malformed_lines += 1;
             return;
         };
-        for (_, one) in series {
+        for one in series {
             if one.means == Quantity::Adapters {
                 self.offer_adapters(sample);
             } else if let Some(reading) = self.engine_of(&sample, engine.rank_label()) {

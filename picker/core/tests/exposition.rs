@@ -1,10 +1,11 @@
 //! vLLM's metrics page to a reading: recorded pages, the corners of the format, and any bytes at all.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use picker_core::endpoint::{AdapterReading, EngineReading, Reading};
-use picker_core::engine::Engine;
+use picker_core::engine::{Engine, Quantity, Series};
 use picker_core::exposition::{self, ExpositionError};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -309,6 +310,28 @@ proptest! {
         let reading = exposition::read(&page, &Engine::vllm()).expect("the last line is good");
         let last = reading.engines.iter().find(|one| one.engine == "last");
         prop_assert_eq!(last.and_then(|one| one.waiting), Some(7));
+    }
+
+    #[test]
+    fn a_line_is_read_if_and_only_if_its_name_is_that_of_a_series(
+        names in proptest::collection::hash_map("[ab]{1,4}(:[ab]{0,9})?", any::<bool>(), 2..20),
+        labels in "(\\{ *a=\"b\" *,?\\})?[ \t]",
+    ) {
+        let series = |(name, known): (&String, &bool)| {
+            known.then(|| Series {
+                name: name.clone().into(),
+                means: Quantity::Running,
+                labels: BTreeMap::new(),
+                label: None,
+                summed: true,
+            })
+        };
+        let series: Vec<Series> = names.iter().filter_map(series).collect();
+        let count = (!series.is_empty()).then_some(series.len() as u64);
+        let engine = Engine::new("any", "/metrics".into(), "rank".into(), series);
+        let page: String = names.keys().map(|name| format!("{name}{labels}1\n")).collect();
+        let reading = exposition::read(page.as_bytes(), &engine).ok();
+        prop_assert_eq!(reading.and_then(|reading| reading.engines[0].running), count);
     }
 
     #[test]

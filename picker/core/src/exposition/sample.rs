@@ -71,14 +71,10 @@ fn next_label<'a>(walk: &mut &'a str) -> Result<Option<(&'a str, &'a str)>, Malf
         *walk = after;
         return Ok(None);
     }
-    let (name, rest) = rest.split_once('=').ok_or(Malformed)?;
-    let name = name.trim_ascii_end();
-    if !name
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-    {
-        return Err(Malformed);
-    }
+    let in_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    let end = rest.bytes().position(|byte| !in_name(byte));
+    let (name, rest) = rest.split_at(end.ok_or(Malformed)?);
+    let rest = rest.trim_ascii_start().strip_prefix('=').ok_or(Malformed)?;
     let rest = rest.trim_ascii_start().strip_prefix('"').ok_or(Malformed)?;
     let end = closing_quote(rest.as_bytes()).ok_or(Malformed)?;
     let (value, rest) = (&rest[..end], rest[end + 1..].trim_ascii_start());
