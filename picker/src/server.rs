@@ -18,12 +18,13 @@ use prometheus_client::registry::Registry;
 use serde::Serialize;
 use thiserror::Error;
 use tokio::net::TcpListener;
+use tokio::runtime::Builder;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::Server;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use self::listeners::Listeners;
 use crate::admin::Admin;
@@ -212,6 +213,7 @@ impl Bound {
             draining.clone(),
         );
         let stop = CancellationToken::new();
+        let _ends_with_this = stop.clone().drop_guard();
         let mut tasks = Tasks {
             set: JoinSet::new(),
             ext_proc: 0,
@@ -239,9 +241,7 @@ impl Bound {
         }
         tasks.health(self.health, &readiness);
         tasks.admin(self.admin, &pools, &readiness, registry);
-        let timer = pools.clone();
-        tasks.forever("the timer", async move { timer.run_timer().await });
-        tasks.forever("the scraper", async move { scraper.run(errands).await });
+        tasks.readings(pools.clone(), scraper, errands);
         let watches = edge.clone();
         tasks.forever("the watches", async move { watches.run().await });
 
@@ -332,6 +332,28 @@ impl Tasks {
         let stop = self.stop.clone().cancelled_owned();
         let serving = axum::serve(listener, service).with_graceful_shutdown(stop);
         self.forever("admin", async move { log_end(serving.await) });
+    }
+
+    /// Reads endpoints when they are due, on a thread of its own: on those that serve calls, each of the few steps of a reading
+    /// would wake one thread more, which would find nothing to do.
+    fn readings(&mut self, pools: Arc<Pools>, scraper: Scraper, errands: mpsc::Receiver<Errand>) {
+        let stop = self.stop.clone();
+        self.set.spawn_blocking(move || {
+            let runtime = match Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                Err(error) => {
+                    error!(%error, "no thread can read endpoints");
+                    return "the thread for readings";
+                }
+            };
+            runtime.block_on(async {
+                tokio::select! {
+                    () = pools.run_timer() => "the timer",
+                    () = scraper.run(errands) => "the scraper",
+                    () = stop.cancelled() => "readings",
+                }
+            })
+        });
     }
 
     /// Spawns what is to run as long as the server does.
