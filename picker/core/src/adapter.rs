@@ -100,6 +100,12 @@ impl Claim {
         wait_ms: 0.0,
         delays_ms: 0.0,
     };
+
+    /// Whether it waits for a slot, or others wait for its own.
+    #[must_use]
+    pub fn competes(&self) -> bool {
+        self.need == Need::Wait || self.delays_ms > 0.0
+    }
 }
 
 impl Adapters {

@@ -11,8 +11,8 @@ use std::time::Duration;
 use self::state::BytesPerToken;
 pub use self::state::EndpointState;
 use crate::action::{Action, Pick, Refusal};
-use crate::adapter::Model;
 use crate::adapter::names::{IdSet, ModelId, Names};
+use crate::adapter::{Model, Need};
 use crate::cost::{SEQUENCES_MAX, Work};
 use crate::endpoint::{Endpoint, EndpointKey, Reading};
 use crate::event::{Arrival, Ending, Event, Following};
@@ -26,6 +26,7 @@ use crate::receipt::{CANDIDATES_MAX, End, Outcome, Receipt};
 use crate::request::RequestKey;
 use crate::schedule::{Ask, Choice, Priced};
 use crate::seed::{Random, name_hash};
+use crate::share::{Sent, Weight};
 use crate::time::Instant;
 
 /// What a picker is made with.
@@ -59,6 +60,8 @@ pub struct Picker {
     factors: Factors,
     pooled_next: Instant,
     fixed: state::Fixed,
+    /// What the next request for an adapter weighs in what endpoints were sent.
+    weight: Weight,
     actions: VecDeque<Action>,
     /// The last choice, kept for its memory.
     choice: Choice,
@@ -84,6 +87,7 @@ impl Picker {
             factors: Factors::ONE,
             pooled_next: Instant::ZERO,
             fixed: state::Fixed::default(),
+            weight: Weight::default(),
             actions: VecDeque::new(),
             choice: Choice::default(),
             ties: Random::split(settings.seed, "ties"),
@@ -198,6 +202,7 @@ impl Picker {
             self.next_due = earlier(self.next_due, Some(due));
             let mut member = Member::new(EndpointKey(self.next_key), endpoint, due);
             member.learn(now, &self.factors, self.fixed.ms());
+            member.sent = Sent::mean(self.members.iter().map(|member| member.sent));
             self.members.push(member);
             self.next_key += 1;
         }
@@ -251,6 +256,9 @@ impl Picker {
         choice: &Choice,
     ) -> Pick {
         let fallbacks = self.fallbacks(choice, arrival.fallbacks);
+        if taken.claim.need != Need::NoAdapter {
+            self.share(taken.index, choice.priced.len());
+        }
         let member = &mut self.members[taken.index];
         let expected_end = now + ms(receipt.expected_duration_ms.unwrap_or_default());
         let loads = ask
@@ -294,6 +302,17 @@ impl Picker {
             address: member.endpoint.address,
             fallbacks,
             receipt,
+        }
+    }
+
+    /// Notes that number `taken` of the members was sent a request for an adapter.
+    fn share(&mut self, taken: usize, candidates: usize) {
+        self.weight
+            .on_pick(&mut self.members[taken].sent, candidates);
+        if let Some(overflow) = self.weight.overflow() {
+            for member in &mut self.members {
+                member.sent.scale_down(overflow);
+            }
         }
     }
 

@@ -4,12 +4,14 @@ use serde::Serialize;
 
 use crate::adapter::names::ModelId;
 use crate::adapter::{Claim, Need};
-use crate::cost::{Cost, Situation, Work};
+use crate::cost::{Cost, FAILURE_MS, Situation, Work};
 use crate::endpoint::Subset;
 use crate::ledger::{Ledger, Load};
 use crate::member::Member;
 use crate::member::health::Suspect;
+use crate::rates::Rates;
 use crate::seed::{Random, rendezvous};
+use crate::share::Sent;
 use crate::time::Instant;
 
 /// Costs within this of the least are a tie, in milliseconds.
@@ -118,6 +120,7 @@ impl Choice {
             }
         }
         self.drop_suspects(now, members, ask, sharers);
+        self.price_shares(members);
         self.take(members, ask, random);
     }
 
@@ -145,6 +148,21 @@ impl Choice {
                 let last = self.priced.len() - 1;
                 self.priced.swap(0, last);
             }
+        }
+    }
+
+    /// Where the adapter competes for a slot, adds what those cost that were sent more than their share. Shares are equal ones, so nothing is added
+    /// where speeds differ.
+    fn price_shares(&mut self, members: &[Member]) {
+        let competes = self.priced.iter().any(|one| one.claim.competes());
+        if !competes || !alike(self.priced.iter().map(|one| members[one.index].rates())) {
+            return;
+        }
+        let sent = |one: &Priced| members[one.index].sent;
+        let mean = Sent::mean(self.priced.iter().map(sent));
+        for one in &mut self.priced {
+            one.cost.share_ms = sent(one).excess_ms(mean).min(FAILURE_MS);
+            one.cost_ms = one.cost.total_ms();
         }
     }
 
@@ -260,6 +278,16 @@ impl Servers {
 fn inside(member: &Member, ask: &Ask<'_>) -> bool {
     ask.subset
         .is_none_or(|subset| subset.contains(member.endpoint.address))
+}
+
+/// Whether none of `all` takes twice as long for a step as another: one of 64 sequences, since what the step takes and what each sequence is told apart worse
+/// than their sum.
+fn alike<'a>(all: impl Iterator<Item = &'a Rates>) -> bool {
+    let steps = all.map(|rates| rates.step(64.0));
+    let (least, most) = steps.fold((f64::INFINITY, 0.0), |(least, most), step| {
+        (f64::min(least, step), f64::max(most, step))
+    });
+    most < 2.0 * least
 }
 
 /// Requests of ours in flight for the adapter that `ask` names, anywhere.
