@@ -355,16 +355,19 @@ fn a_request_of_which_nothing_is_known_is_picked_by_load() {
 
 #[test]
 fn a_prompt_ahead_is_waited_for_until_its_first_token_or_its_time_if_none_will_be_seen() {
-    for (streamed, first_token, expected_ms) in
-        [(true, false, 25.65), (true, true, 0.0), (false, false, 0.0)]
-    {
+    // 513 x 0.05, and where no first token will be seen a step of 15.
+    for (streamed, first_token, first_ms, expected_ms) in [
+        (true, false, 25.65, 25.65),
+        (true, true, 25.65, 0.0),
+        (false, false, 40.65, 0.0),
+    ] {
         let mut pool = Pool::of(1);
         let ahead = pool.pick(sized("m", 2_048, streamed));
         let queue_ms = |pool: &mut Pool| {
             let receipt = pool.pick(Request::of_headers("/")).receipt;
             receipt.candidates[0].cost.ttft_ms() - 20.0
         };
-        assert!((queue_ms(&mut pool) - 25.65).abs() < 1e-9, "513 x 0.05");
+        assert!((queue_ms(&mut pool) - first_ms).abs() < 1e-9);
         pool.after(70.0);
         if first_token {
             pool.tell(Event::FirstToken(ahead.request));
@@ -541,14 +544,14 @@ fn of_watched_requests_nothing_is_awaited_but_the_end() {
     assert_eq!(pool.state(0).own.prefilling, 0);
     let first = ahead_ms(&mut pool);
     assert!(
-        (first - 500.0).abs() < 10.0,
-        "10,000 tokens at 0.05: {first}"
+        (first - 515.0).abs() < 10.0,
+        "10,000 tokens at 0.05, and a step: {first}"
     );
     pool.after(100.0);
     let later = ahead_ms(&mut pool);
     assert!(
-        (first - later - 100.0).abs() < 1.0,
-        "it is computed as time passes: {later}"
+        (first + 15.0 - later - 100.0).abs() < 1.0,
+        "it is computed as time passes, and so is a step of the request without a prompt: {later}"
     );
     pool.end(pick.request, 200);
     assert_eq!(pool.settled[0].1.end, End::Completed);
