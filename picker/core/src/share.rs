@@ -9,7 +9,7 @@ const HALF_LIFE_REQUESTS: f64 = 256.0;
 /// An endpoint may get so many times the mean for nothing.
 const FREE: f64 = 1.05;
 /// What one more request costs where as much again as the mean was sent, in milliseconds. Half of it leaves the busiest of eight servers at 1.2 times
-/// the mean (64 adapters, 4 slots each), and twice as much makes requests wait a fifth longer.
+/// the mean (64 adapters, 4 slots each), and twice as much makes requests wait a tenth longer.
 const WHOLE_SHARE_MS: f64 = 50_000.0;
 /// Above this all weights are made small again.
 const WEIGHT_MAX: f64 = 1e100;
