@@ -100,12 +100,6 @@ impl Claim {
         wait_ms: 0.0,
         delays_ms: 0.0,
     };
-
-    /// Whether it waits for a slot, or others wait for its own.
-    #[must_use]
-    pub fn competes(&self) -> bool {
-        self.need == Need::Wait || self.delays_ms > 0.0
-    }
 }
 
 impl Adapters {
@@ -281,6 +275,13 @@ impl Adapters {
     pub fn resident(&self) -> impl Iterator<Item = ModelId> {
         let resident = self.held.iter().filter(|held| !held.waits);
         resident.map(|held| held.adapter)
+    }
+
+    /// Adds the adapters that run here or wait for a slot to `wanted`, and says how many slots there are, as far as known.
+    pub fn mark_wanted(&self, wanted: &mut IdSet) -> Option<u32> {
+        let busy = self.held.iter().filter(|held| held.waits || held.runs());
+        busy.for_each(|held| wanted.insert(held.adapter));
+        self.slots
     }
 
     /// Every model that this endpoint's state speaks of.

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::adapter::names::ModelId;
+use crate::adapter::names::{IdSet, ModelId};
 use crate::adapter::{Claim, Need};
 use crate::cost::{Cost, FAILURE_MS, Situation, Work};
 use crate::endpoint::Subset;
@@ -50,6 +50,8 @@ pub struct Choice {
     pub probe: bool,
     /// Whether the model is known to be served nowhere.
     pub unserved: bool,
+    /// Adapters in flight at the candidates.
+    wanted: IdSet,
     /// Candidates that are suspect.
     suspects: Vec<(Instant, usize, Load)>,
 }
@@ -151,11 +153,14 @@ impl Choice {
         }
     }
 
-    /// Where the adapter competes for a slot, adds what those cost that were sent more than their share. Shares are equal ones, so nothing is added
+    /// Where more adapters are in flight than there are slots, adds what those cost that were sent more than their share. Shares are equal ones, so nothing is added
     /// where speeds differ.
     fn price_shares(&mut self, members: &[Member]) {
-        let competes = self.priced.iter().any(|one| one.claim.competes());
-        if !competes || !alike(self.priced.iter().map(|one| members[one.index].rates())) {
+        let waits = |one: &Priced| one.claim.need == Need::Wait || one.claim.delays_ms > 0.0;
+        if !self.priced.iter().any(waits)
+            || !self.adapters_exceed_slots(members)
+            || !alike(self.priced.iter().map(|one| members[one.index].rates()))
+        {
             return;
         }
         let sent = |one: &Priced| members[one.index].sent;
@@ -164,6 +169,19 @@ impl Choice {
             one.cost.share_ms = sent(one).excess_ms(mean).min(FAILURE_MS);
             one.cost_ms = one.cost.total_ms();
         }
+    }
+
+    /// Whether more adapters are in flight at the candidates than these have slots. Where they are not, each can have a slot of its own somewhere, and whoever waits
+    /// for one waits for copies to go.
+    fn adapters_exceed_slots(&mut self, members: &[Member]) -> bool {
+        self.wanted.clear();
+        let slots: u64 = self
+            .priced
+            .iter()
+            .map(|one| members[one.index].adapters.mark_wanted(&mut self.wanted))
+            .map(|slots| slots.map_or(u64::MAX, u64::from))
+            .fold(0, u64::saturating_add);
+        self.wanted.count() as u64 > slots
     }
 
     /// Puts the taken one first: the probe, or else the cheapest; chance decides among near ties, so that equal requests spread.

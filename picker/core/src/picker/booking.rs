@@ -8,7 +8,8 @@ use crate::adapter::Need;
 use crate::cost::Work;
 use crate::event::{Arrival, Following};
 use crate::ledger::{Entry, Prefill};
-use crate::member::{self, Member};
+use crate::member;
+use crate::rates::Rates;
 use crate::receipt::Receipt;
 use crate::schedule::{Ask, Choice, Priced};
 use crate::time::Instant;
@@ -55,7 +56,7 @@ impl Picker {
                 sequences: ask.work.sequences as u64,
                 output_tokens: receipt.output_tokens,
                 generated: 0,
-                prefill: prefill(arrival, member, taken, &ask.work, loads),
+                prefill: prefill(arrival, member.rates(), &ask.work, loads),
                 first_token: None,
             },
         );
@@ -111,15 +112,11 @@ impl Picker {
     }
 }
 
-/// How the end of a request's prefill will be known. It takes a step at the least, in which those that run there each get a token.
-fn prefill(arrival: &Arrival, on: &Member, priced: &Priced, work: &Work, loads: bool) -> Prefill {
+/// How the end of a request's prefill will be known.
+fn prefill(arrival: &Arrival, rates: &Rates, work: &Work, loads: bool) -> Prefill {
     if arrival.request.streamed && arrival.following == Following::Full {
         return Prefill::Seen;
     }
-    let rates = on.rates();
     let load_ms = if loads { rates.adapter_load_ms } else { 0.0 };
-    let slots = on.slots().map_or(f64::INFINITY, |slots| slots as f64);
-    let decoding = (priced.own_sequences as f64 / on.engines() as f64).min(slots);
-    let prompt_ms = rates.prompt_token_ms * work.prompt_tokens;
-    Prefill::Unseen(ms(prompt_ms + rates.step(decoding) + load_ms))
+    Prefill::Unseen(ms(rates.prompt_token_ms * work.prompt_tokens + load_ms))
 }
