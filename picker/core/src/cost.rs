@@ -8,7 +8,7 @@
 //! decode  = o x step(b + n), slowed by the prompts of others, and until the last of its n sequences has a place
 //! harm    = b x ((c_p x prompt tokens + load) / 2 + n x o x c_d), and what those lose that wait, for a place or for a slot
 //! risk    = what it costs if the endpoint fails the request, times how likely that is
-//! share   = for having been sent more than the mean, while adapters compete for slots: added once all are priced ([`crate::share`])
+//! share   = for having been sent more than the mean, while adapters in flight outnumber slots: added once all are priced ([`crate::share`])
 //! ```
 //!
 //! with `step(b) = a + c_d x b`, `b` sequences decoding there, `o` tokens to generate for each of `n` sequences, and `service` the time that a request decodes there.
@@ -107,7 +107,7 @@ pub struct Cost {
     pub harm_ms: f64,
     /// What is added for doubt.
     pub risk_ms: f64,
-    /// What is added for having been sent more than its share, while adapters compete for slots.
+    /// What is added for having been sent more than its share, while adapters in flight outnumber slots.
     pub share_ms: f64,
 }
 

@@ -1,4 +1,4 @@
-//! What an endpoint was sent of late beside the others: the bound on how much gathers on one while adapters compete for slots.
+//! What an endpoint was sent of late beside the others: the bound on how much gathers on one while adapters in flight outnumber slots.
 //!
 //! Where more adapters are asked for than there are slots, the endpoints that run the most wanted ones are the cheapest, however much they get already. So what
 //! an endpoint got beyond its share has a price: consistent hashing with bounded loads (Mirrokni, Thorup and Zadimoghaddam, arXiv 1608.01350), in milliseconds.
