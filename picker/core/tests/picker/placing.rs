@@ -3,7 +3,7 @@
 use picker_core::Event;
 use picker_core::action::Refusal;
 use picker_core::adapter::Need;
-use picker_core::cost::{FAILURE_MS, SEQUENCES_MAX};
+use picker_core::cost::SEQUENCES_MAX;
 use picker_core::endpoint::{Endpoint, Subset};
 use picker_core::engine::Engine;
 use picker_core::event::{Ending, Following};
@@ -129,36 +129,6 @@ fn a_server_that_queues_for_its_adapter_is_left_when_a_load_is_cheaper() {
         .filter(|&key| key != home)
         .count();
     assert!((10..30).contains(&away), "{away} of 40 go to the other");
-}
-
-#[test]
-fn an_endpoint_that_got_more_than_its_share_is_dearer_while_more_adapters_are_wanted_than_there_are_slots()
- {
-    let mut pool = Pool::with_models(2, &["base", "lora-a", "lora-b", "lora-c"]);
-    for key in 0..2 {
-        pool.answer(key, Answer::Page(adapters(1, &[])));
-    }
-    pool.after(6_000.0);
-    let home = pool.pick(completion("lora-a"));
-    pool.end(home.request, 200);
-    for _ in 0..40 {
-        let next = pool.pick(completion("lora-a"));
-        assert_eq!(next.endpoint, home.endpoint);
-        assert_eq!(
-            next.receipt.candidates[0].cost.share_ms, 0.0,
-            "no adapter waits"
-        );
-        pool.end(next.request, 200);
-    }
-    let other = pool.pick(completion("lora-b"));
-    assert_ne!(other.endpoint, home.endpoint, "there a slot is free");
-    let two = pool.pick(completion("lora-a"));
-    assert_eq!(two.endpoint, home.endpoint, "a slot for each of the two");
-    pool.pick(completion("lora-c"));
-    let pick = pool.pick(completion("lora-a"));
-    assert_eq!(pick.endpoint, other.endpoint, "{:#?}", pick.receipt);
-    let shares = pick.receipt.candidates.iter().map(|one| one.cost.share_ms);
-    assert_eq!(shares.collect::<Vec<_>>(), [0.0, FAILURE_MS]);
 }
 
 #[test]
