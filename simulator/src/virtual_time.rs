@@ -20,11 +20,11 @@ use picker_core::event::Ending;
 use picker_core::time::Instant;
 
 use crate::engine::{AdapterId, Output, Profile, Request, RequestId, SubmitError};
-use crate::policy::Policy;
+use crate::policy::{Baseline, Policy};
 use crate::workload::{self, Arrival, Trace};
 use agenda::Agenda;
 use fault::{Fault, FaultKind};
-use gateway::{Gateway, Wish};
+use gateway::{Gateway, Sender, Wish};
 use record::Record;
 use server::Server;
 use truth::Truth;
@@ -55,6 +55,17 @@ pub struct Plan {
     pub follow: Follow,
     /// What befalls servers.
     pub faults: Vec<Fault>,
+    /// Other gateways in front of the same servers, which send the first jobs, one gateway after the other. `policy` places the rest.
+    pub others: Vec<Other>,
+}
+
+/// A gateway of which the picker is told nothing, as it is told nothing of what others send in production.
+#[derive(Clone, Debug)]
+pub struct Other {
+    /// Who chooses the server.
+    pub baseline: Baseline,
+    /// How many jobs are sent by it.
+    pub jobs: usize,
 }
 
 /// What the picker sees of responses. The other policies see first tokens and ends either way.
@@ -82,6 +93,7 @@ impl Plan {
             trace: None,
             follow: Follow::Full,
             faults: Vec::new(),
+            others: Vec::new(),
         }
     }
 }
@@ -136,6 +148,19 @@ pub fn run(plan: &Plan, jobs: &[Job]) -> record::Trace {
     simulation.into_trace()
 }
 
+/// The other gateways of a plan, each with the number of the first job after its own.
+fn others(plan: &Plan) -> Vec<(usize, Sender)> {
+    let mut end = 0;
+    let others = plan.others.iter().map(|other| {
+        end += other.jobs;
+        (
+            end,
+            Sender::new(other.baseline.clone(), plan.profiles.len()),
+        )
+    });
+    others.collect()
+}
+
 /// Something that is due at some time.
 #[derive(Debug)]
 enum Due {
@@ -169,6 +194,8 @@ struct Simulation<'a> {
     agenda: Agenda<Due>,
     servers: Vec<Server>,
     gateway: Gateway,
+    /// Each with the number of the first job after its own.
+    others: Vec<(usize, Sender)>,
     /// What the oracle knows, if it is the one to choose.
     truth: Option<Truth>,
     records: Vec<Record>,
@@ -186,6 +213,7 @@ impl<'a> Simulation<'a> {
             agenda: Agenda::default(),
             servers: plan.profiles.iter().cloned().map(Server::new).collect(),
             gateway: Gateway::new(plan),
+            others: others(plan),
             truth: (plan.policy == Policy::Oracle).then(|| Truth::new(plan)),
             records: jobs
                 .iter()
@@ -225,9 +253,13 @@ impl<'a> Simulation<'a> {
         if job == self.plan.warm_up {
             self.loads_before = self.adapter_loads();
         }
-        let place = match &mut self.truth {
-            Some(truth) => truth.place(now, job, &self.jobs[job], &self.plan.profiles),
-            None => self.gateway.place(now, job, &self.jobs[job], self.plan),
+        let sent = &self.jobs[job];
+        let place = match (self.other(job), &mut self.truth) {
+            (Some(other), _) => self.others[other]
+                .1
+                .place(job, u64::from(sent.prompt_tokens)),
+            (None, Some(truth)) => truth.place(now, job, sent, &self.plan.profiles),
+            (None, None) => self.gateway.place(now, job, sent, self.plan),
         };
         match place {
             Some(server) => {
@@ -235,7 +267,7 @@ impl<'a> Simulation<'a> {
                 self.agenda
                     .add(now + self.plan.link_delay, Due::Submitted(job));
             }
-            None => self.end(now, job, 503),
+            None => self.end(now, job, Ending::default()),
         }
     }
 
@@ -402,23 +434,40 @@ impl<'a> Simulation<'a> {
         }
     }
 
+    /// The number of the other gateway that sends a job, if one does.
+    fn other(&self, job: usize) -> Option<usize> {
+        self.others.iter().position(|(end, _)| job < *end)
+    }
+
     fn answer(&mut self, now: Instant, job: usize, answer: Answer) {
+        if let Some(other) = self.other(job) {
+            let sender = &mut self.others[other].1;
+            match answer {
+                Answer::FirstToken => sender.first_token(job),
+                Answer::Tokens(_) => {}
+                Answer::Ended(ending) => {
+                    sender.ended(job);
+                    self.end(now, job, ending);
+                }
+            }
+            return;
+        }
         match answer {
             Answer::FirstToken => self.gateway.first_token(now, job),
             Answer::Tokens(tokens) => self.gateway.progressed(now, job, tokens),
             Answer::Ended(ending) => {
                 self.gateway.ended(now, job, ending);
-                // A client that gets only a part of its answer has an error, whatever its first line said.
-                let whole = ending.status.filter(|_| ending.complete);
-                self.end(now, job, whole.unwrap_or(503));
+                self.end(now, job, ending);
             }
         }
     }
 
-    fn end(&mut self, now: Instant, job: usize, status: u16) {
+    fn end(&mut self, now: Instant, job: usize, ending: Ending) {
+        // A client that gets only a part of its answer has an error, whatever its first line said.
+        let whole = ending.status.filter(|_| ending.complete);
         let record = &mut self.records[job];
         record.ended = Some(now);
-        record.status = status;
+        record.status = whole.unwrap_or(503);
         self.unfinished -= 1;
     }
 

@@ -137,13 +137,17 @@ impl Adapters {
                     self.loaded += u32::from(held.waits);
                     (held.shown, held.waits) = (true, false);
                 }
-                None => self.held.push(Held {
-                    adapter: id,
-                    in_flight: 0,
-                    last_end: Instant::ZERO,
-                    shown: true,
-                    waits: false,
-                }),
+                // Others have made it load.
+                None => {
+                    self.loaded += 1;
+                    self.held.push(Held {
+                        adapter: id,
+                        in_flight: 0,
+                        last_end: Instant::ZERO,
+                        shown: true,
+                        waits: false,
+                    });
+                }
             }
         }
         self.fit();

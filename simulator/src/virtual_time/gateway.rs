@@ -196,7 +196,7 @@ impl Sender {
         Some(server)
     }
 
-    fn first_token(&mut self, index: usize) {
+    pub(crate) fn first_token(&mut self, index: usize) {
         if let Some((server, prompt_tokens)) = self.in_flight.get_mut(&index) {
             self.loads[*server].prefill_tokens -= std::mem::take(prompt_tokens);
         }

@@ -201,3 +201,15 @@ fn a_server_that_comes_to_list_more_adapters_loads_them_at_run_time() {
         "another process, perhaps set otherwise"
     );
 }
+
+#[test]
+fn an_adapter_that_others_made_the_engine_load_is_a_load_as_well() {
+    let mut two = Two::new();
+    assert_eq!(two.adapters.take_loads(), 0, "nothing ran yet");
+    two.pick("a", 100);
+    assert_eq!(two.adapters.take_loads(), 1, "our pick loads it");
+    two.read(&["a", "b"]);
+    assert_eq!(two.adapters.take_loads(), 1, "b came by others");
+    two.read(&["b"]);
+    assert_eq!(two.adapters.take_loads(), 0, "it is there already");
+}
