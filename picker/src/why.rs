@@ -174,7 +174,7 @@ fn rewrite(rewrite: &Value) -> String {
 fn candidate(one: &Value, chosen: bool) -> String {
     let mark = if chosen { "->" } else { "  " };
     let terms = [
-        "admit", "ahead", "prompt", "adapter", "decode", "harm", "risk",
+        "admit", "ahead", "prompt", "adapter", "decode", "harm", "risk", "share",
     ]
     .into_iter()
     .filter_map(|term| {

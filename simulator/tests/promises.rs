@@ -1,4 +1,4 @@
-//! What the picker promises of adapters and of hung servers, in virtual time and seed by seed.
+//! What the picker promises of adapters and of hung servers, in virtual time.
 
 use std::time::Duration;
 
@@ -75,26 +75,58 @@ fn sixty_four_adapters_over_eight_servers_with_four_slots_are_loaded_for_less_th
         adapter_disk_ms: 0.0,
         ..scenario.profile.with_adapter_tiers(84e6, 64)
     };
-    check_adapters(&scenario, 460.0, 2.0);
+    check_adapters(&scenario, 460.0, 1.15);
+    check_unequal_servers(&Scenario {
+        half_slower: 3.0,
+        ..scenario
+    });
 }
 
-/// p99 of the time to first token over the requests that came between `from_s` and `to_s`.
-fn ttft_p99_ms(trace: &Trace, from_s: u64, to_s: u64) -> f64 {
-    let at = |seconds| Instant::ZERO + Duration::from_secs(seconds);
-    let window = |record: &&Record| record.arrived >= at(from_s) && record.arrived < at(to_s);
-    let records = trace.records.iter().filter(window);
-    Distribution::of(records.map(Record::judged_ttft_ms)).p99
+/// Slow servers do not get as much as fast ones: requests wait little longer than where each goes where it ends first.
+fn check_unequal_servers(scenario: &Scenario) {
+    let rate = bench::rate(scenario, 0);
+    let runs = |policy| {
+        let runs = (0..SEEDS).map(|seed| bench::one_run(scenario, policy, seed, rate));
+        runs.collect::<Vec<_>>()
+    };
+    let cell = Cell::of(
+        scenario,
+        Policy::Pointsman,
+        &runs(Policy::Pointsman),
+        &runs(Policy::Oracle),
+    );
+    let regret = cell.regret.expect("the oracle ran");
+    assert!(regret <= 0.5, "mean TTFT is {regret:.2} over the oracle's");
 }
 
-/// The server hangs after half a minute. Ten seconds later it is detected: nothing came from it for 3 s, or for five times what was expected.
+/// Times to first token of the requests that came between `from_s` and `to_s`.
+fn ttfts_ms(trace: &Trace, from_s: u64, to_s: u64) -> impl Iterator<Item = f64> {
+    let at = move |seconds| Instant::ZERO + Duration::from_secs(seconds);
+    let window = move |record: &&Record| record.arrived >= at(from_s) && record.arrived < at(to_s);
+    trace
+        .records
+        .iter()
+        .filter(window)
+        .map(Record::judged_ttft_ms)
+}
+
+/// The server hangs after half a minute. Ten seconds later it is detected: nothing came from it for 3 s, or for five times what was expected. What counts is p99 over the
+/// requests of all seeds: that of one minute alone is the luck of a few long prompts.
 #[test]
 fn with_one_of_eight_servers_hung_others_wait_as_with_seven() {
     let scenario = scenario(Workload::mixed());
     let rate = bench::rate(&scenario, 0);
+    let end = Instant::ZERO + Duration::from_secs(100);
+    let hang = Fault {
+        kind: FaultKind::Hang,
+        server: 1,
+        from: Instant::ZERO + Duration::from_secs(30),
+        to: end,
+    };
     for follow in [Follow::Watched, Follow::Full] {
+        let (mut hung, mut seven) = (Vec::new(), Vec::new());
         for seed in 0..SEEDS {
             let arrivals = scenario.workload.arrivals(rate, seed);
-            let end = Instant::ZERO + Duration::from_secs(100);
             let jobs: Vec<Job> = arrivals
                 .map(|arrival| Job::of(&arrival))
                 .take_while(|job| job.at < end)
@@ -102,19 +134,16 @@ fn with_one_of_eight_servers_hung_others_wait_as_with_seven() {
             let run = |servers, faults| {
                 let mut plan = Plan::new(scenario.profile.clone(), servers, 0, Policy::Pointsman);
                 (plan.seed, plan.follow, plan.faults) = (seed, follow, faults);
-                ttft_p99_ms(&virtual_time::run(&plan, &jobs), 40, 100)
+                virtual_time::run(&plan, &jobs)
             };
-            let hang = Fault {
-                kind: FaultKind::Hang,
-                server: 1,
-                from: Instant::ZERO + Duration::from_secs(30),
-                to: end,
-            };
-            let (hung, seven) = (run(8, vec![hang]), run(7, Vec::new()));
-            assert!(
-                hung <= 1.5 * seven,
-                "{follow:?}, seed {seed}: {hung:.0} ms with one hung, {seven:.0} with seven"
-            );
+            hung.extend(ttfts_ms(&run(8, vec![hang]), 40, 100));
+            seven.extend(ttfts_ms(&run(7, Vec::new()), 40, 100));
         }
+        let p99 = |all: Vec<f64>| Distribution::of(all.into_iter()).p99;
+        let (hung, seven) = (p99(hung), p99(seven));
+        assert!(
+            hung <= 1.5 * seven,
+            "{follow:?}: {hung:.0} ms with one hung, {seven:.0} with seven"
+        );
     }
 }

@@ -30,7 +30,7 @@ pub struct Model {
 pub struct Adapters {
     models: Option<Listing>,
     slots: Option<u32>,
-    /// Least recently used first. Each was listed, or is in flight.
+    /// Least recently used first; those that wait stand in the order in which they came. Each was listed, or is in flight.
     held: Vec<Held>,
     /// Whether the server was seen to list an adapter that it did not list before: it loads adapters at run time.
     grows: bool,
@@ -170,11 +170,12 @@ impl Adapters {
             return false;
         }
         if let Some(place) = self.held.iter().position(|held| held.adapter == model) {
-            // The most recently used one stands last.
-            let mut held = self.held.remove(place);
+            let held = &mut self.held[place];
             held.in_flight += 1;
             held.last_end = held.last_end.max(ends);
-            self.held.push(held);
+            if !held.waits {
+                self.held[place..].rotate_left(1);
+            }
             return false;
         }
         let waits = self.is_full();
@@ -249,7 +250,7 @@ impl Adapters {
         match known {
             Some(held) if held.waits => Claim {
                 need: Need::Wait,
-                wait_ms: self.drain_ms(now, service_ms),
+                wait_ms: self.drain_ms(now, self.waiting_before(model), service_ms),
                 delays_ms: 0.0,
             },
             Some(held) => Claim {
@@ -259,7 +260,7 @@ impl Adapters {
             },
             None if self.is_full() => Claim {
                 need: Need::Wait,
-                wait_ms: self.drain_ms(now, service_ms),
+                wait_ms: self.drain_ms(now, self.waiting_before(model), service_ms),
                 delays_ms: 0.0,
             },
             None => {
@@ -278,6 +279,13 @@ impl Adapters {
     pub fn resident(&self) -> impl Iterator<Item = ModelId> {
         let resident = self.held.iter().filter(|held| !held.waits);
         resident.map(|held| held.adapter)
+    }
+
+    /// Adds the adapters that run here or wait for a slot to `wanted`, and says how many slots there are, as far as known.
+    pub fn mark_wanted(&self, wanted: &mut IdSet) -> Option<u32> {
+        let busy = self.held.iter().filter(|held| held.waits || held.runs());
+        busy.for_each(|held| wanted.insert(held.adapter));
+        self.slots
     }
 
     /// Every model that this endpoint's state speaks of.
@@ -305,16 +313,21 @@ impl Adapters {
         self.slots.is_some_and(|slots| running >= slots as usize)
     }
 
-    /// How long it takes until a slot is free for one more adapter, if those that run get no further requests.
-    fn drain_ms(&self, now: Instant, service_ms: f64) -> f64 {
-        let waiting = self.held.iter().filter(|held| held.waits).count() as f64;
+    /// The adapters that are given a slot before `model`, were a request for it to come now: the one that waits longest goes first.
+    fn waiting_before(&self, model: ModelId) -> usize {
+        let before = self.held.iter().take_while(|held| held.adapter != model);
+        before.filter(|held| held.waits).count()
+    }
+
+    /// How long it takes until a slot is free for an adapter that `waiting` others go before, if those that run get no further requests.
+    fn drain_ms(&self, now: Instant, waiting: usize, service_ms: f64) -> f64 {
         let running = self.held.iter().filter(|held| held.runs());
         let first = running
             .map(|held| held.drain_ms(now, service_ms))
             .fold(f64::INFINITY, f64::min);
         let first = if first.is_finite() { first } else { service_ms };
-        // Those that wait already go first, each for a request's time.
-        first + waiting * service_ms / f64::from(self.slots.unwrap_or(1).max(1))
+        // Each of the others runs for a request's time.
+        first + waiting as f64 * service_ms / f64::from(self.slots.unwrap_or(1).max(1))
     }
 
     /// By how much the requests that wait for a slot would wait longer, were `held` to run for `service_ms` more.
@@ -344,9 +357,10 @@ impl Adapters {
     /// Gives slots that have become free to adapters that wait, in the order in which they came.
     fn admit(&mut self) {
         while !self.is_full()
-            && let Some(next) = self.held.iter_mut().find(|held| held.waits)
+            && let Some(next) = self.held.iter().position(|held| held.waits)
         {
-            next.waits = false;
+            self.held[next].waits = false;
+            self.held[next..].rotate_left(1);
             self.loaded += 1;
             self.fit();
         }

@@ -8,6 +8,7 @@
 //! decode  = o x step(b + n), slowed by the prompts of others, and until the last of its n sequences has a place
 //! harm    = b x ((c_p x prompt tokens + load) / 2 + n x o x c_d), and what those lose that wait, for a place or for a slot
 //! risk    = what it costs if the endpoint fails the request, times how likely that is
+//! share   = for having been sent more than the mean, while adapters in flight outnumber slots: added once all are priced ([`crate::share`])
 //! ```
 //!
 //! with `step(b) = a + c_d x b`, `b` sequences decoding there, `o` tokens to generate for each of `n` sequences, and `service` the time that a request decodes there.
@@ -106,6 +107,8 @@ pub struct Cost {
     pub harm_ms: f64,
     /// What is added for doubt.
     pub risk_ms: f64,
+    /// What is added for having been sent more than its share, while adapters in flight outnumber slots.
+    pub share_ms: f64,
 }
 
 /// How much a millisecond counts by which a prompt or an adapter holds up those that run or wait. 1 gave the best mean times, at the price of times to
@@ -164,13 +167,14 @@ impl Cost {
             decode_ms: work.output_tokens * rates.step(decoding + joining) * slowed + rest_waits_ms,
             harm_ms,
             risk_ms: situation.failure * FAILURE_MS,
+            share_ms: 0.0,
         }
     }
 
     /// The sum of the terms.
     #[must_use]
     pub fn total_ms(&self) -> f64 {
-        self.ttft_ms() + self.decode_ms + self.harm_ms + self.risk_ms
+        self.ttft_ms() + self.decode_ms + self.harm_ms + self.risk_ms + self.share_ms
     }
 
     /// The part that passes before the first token is computed.
@@ -206,6 +210,7 @@ mod tests {
         decode_ms: 220.0,
         harm_ms: 0.0,
         risk_ms: 0.0,
+        share_ms: 0.0,
     };
     const IDLE: Situation = Situation::IDLE;
 

@@ -17,6 +17,7 @@
 
 pub mod time;
 pub mod seed;
+pub mod share;
 pub mod engine;
 pub mod endpoint;
 pub mod exposition;

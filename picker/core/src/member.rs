@@ -15,6 +15,7 @@ use crate::endpoint::{Endpoint, EndpointKey, EngineReading, Reading};
 use crate::ledger::Load;
 use crate::rates::{Factors, Fit, Meter, Rates};
 use crate::seed::{Random, name_hash};
+use crate::share::Sent;
 use crate::time::Instant;
 
 /// The time between two readings while requests wait at the endpoint, or while others send to it.
@@ -58,6 +59,8 @@ pub struct Member {
     fit: Fit,
     rates: Rates,
     prompts: Prompts,
+    /// The work for adapters that was sent here of late.
+    pub sent: Sent,
     /// Smoothed requests that others sent here.
     foreign: f64,
     /// The most sequences of ours in flight since the last reading.
@@ -115,6 +118,7 @@ impl Member {
             fit: Fit::default(),
             rates: Rates::PRIOR,
             prompts: Prompts::default(),
+            sent: Sent::default(),
             foreign: 0.0,
             own_peak: 0,
             sent_tokens: 0,

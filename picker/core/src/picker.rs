@@ -1,31 +1,33 @@
 //! The whole: one picker owns what is known of one InferencePool, and turns events into actions.
 
 mod account;
+mod booking;
 mod state;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use self::state::BytesPerToken;
 pub use self::state::EndpointState;
-use crate::action::{Action, Pick, Refusal};
+use crate::action::{Action, Refusal};
 use crate::adapter::Model;
 use crate::adapter::names::{IdSet, ModelId, Names};
 use crate::cost::{SEQUENCES_MAX, Work};
 use crate::endpoint::{Endpoint, EndpointKey, Reading};
-use crate::event::{Arrival, Ending, Event, Following};
+use crate::event::{Arrival, Ending, Event};
 use crate::flow::{self, Admission};
-use crate::ledger::{Entry, Ledger, Prefill};
+use crate::ledger::{Entry, Ledger};
 use crate::length::{Asked, Lengths};
 use crate::member::health::Suspect;
 use crate::member::{self, Member, Pace};
-use crate::rates::{self, Factors, Rates};
-use crate::receipt::{CANDIDATES_MAX, End, Outcome, Receipt};
+use crate::rates::{self, Factors};
+use crate::receipt::{CANDIDATES_MAX, End, Outcome};
 use crate::request::RequestKey;
-use crate::schedule::{Ask, Choice, Priced};
+use crate::schedule::{Ask, Choice};
 use crate::seed::{Random, name_hash};
+use crate::share::{Sent, Weight};
 use crate::time::Instant;
 
 /// What a picker is made with.
@@ -59,6 +61,8 @@ pub struct Picker {
     factors: Factors,
     pooled_next: Instant,
     fixed: state::Fixed,
+    /// What the next request for an adapter weighs in what endpoints were sent.
+    weight: Weight,
     actions: VecDeque<Action>,
     /// The last choice, kept for its memory.
     choice: Choice,
@@ -84,6 +88,7 @@ impl Picker {
             factors: Factors::ONE,
             pooled_next: Instant::ZERO,
             fixed: state::Fixed::default(),
+            weight: Weight::default(),
             actions: VecDeque::new(),
             choice: Choice::default(),
             ties: Random::split(settings.seed, "ties"),
@@ -198,6 +203,7 @@ impl Picker {
             self.next_due = earlier(self.next_due, Some(due));
             let mut member = Member::new(EndpointKey(self.next_key), endpoint, due);
             member.learn(now, &self.factors, self.fixed.ms());
+            member.sent = Sent::mean(self.members.iter().map(|member| member.sent));
             self.members.push(member);
             self.next_key += 1;
         }
@@ -238,88 +244,6 @@ impl Picker {
         };
         self.choice = choice;
         self.actions.push_back(action);
-    }
-
-    /// Debits the endpoint that was taken.
-    fn book(
-        &mut self,
-        now: Instant,
-        arrival: &Arrival,
-        ask: &Ask<'_>,
-        taken: &Priced,
-        receipt: Receipt,
-        choice: &Choice,
-    ) -> Pick {
-        let fallbacks = self.fallbacks(choice, arrival.fallbacks);
-        let member = &mut self.members[taken.index];
-        let expected_end = now + ms(receipt.expected_duration_ms.unwrap_or_default());
-        let loads = ask
-            .model
-            .is_some_and(|model| member.adapters.on_pick(model, expected_end));
-        self.ledger.open(
-            now,
-            arrival.key,
-            Entry {
-                request_id: arrival.request_id.clone(),
-                endpoint: member.key,
-                served: None,
-                model: ask.model,
-                max_tokens: arrival.request.max_tokens,
-                opened: now,
-                following: arrival.following,
-                expected_end,
-                expected_ttft_ms: receipt.expected_ttft_ms.unwrap_or_default(),
-                prompt_bytes: if arrival.request.prompt_ids == 0 {
-                    arrival.request.prompt_bytes
-                } else {
-                    0
-                },
-                prompt_tokens: receipt.prompt_tokens,
-                sequences: ask.work.sequences as u64,
-                output_tokens: receipt.output_tokens,
-                generated: 0,
-                prefill: prefill(arrival, member.rates(), &ask.work, loads),
-                first_token: None,
-            },
-        );
-        let ttft_ms = receipt.expected_ttft_ms.unwrap_or_default();
-        member.health.on_pick(now, taken.own, ttft_ms);
-        let sequences = taken.own_sequences + ask.work.sequences as u64;
-        member.on_pick(sequences, receipt.prompt_tokens);
-        member.hasten(now, member::BEAT_OWN, &mut self.pace);
-        self.next_due = earlier(self.next_due, member.due());
-        Pick {
-            request: arrival.key,
-            endpoint: member.key,
-            address: member.endpoint.address,
-            fallbacks,
-            receipt,
-        }
-    }
-
-    /// At most `count` of the endpoints that were not taken, by cost; those whose IP address none before them has go first.
-    fn fallbacks(&self, choice: &Choice, count: usize) -> Vec<SocketAddr> {
-        if count == 0 {
-            return Vec::new();
-        }
-        let address = |one: &Priced| self.members[one.index].endpoint.address;
-        let taken = choice.priced.iter().take(1);
-        let mut hosts: Vec<IpAddr> = taken.map(|one| address(one).ip()).collect();
-        let (mut apart, mut beside) = (Vec::new(), Vec::new());
-        for address in choice.priced.iter().skip(1).map(address) {
-            if hosts.contains(&address.ip()) {
-                beside.push(address);
-            } else {
-                hosts.push(address.ip());
-                apart.push(address);
-            }
-            if apart.len() == count {
-                break;
-            }
-        }
-        apart.extend(beside);
-        apart.truncate(count);
-        apart
     }
 
     /// The debit moves to the endpoint that serves; the picked one did not take the request, so it is suspect.
@@ -562,15 +486,6 @@ fn place(members: &[Member], key: EndpointKey) -> Option<usize> {
 /// The earlier of two moments that may never come.
 fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
     one.into_iter().chain(other).min()
-}
-
-/// How the end of a request's prefill will be known.
-fn prefill(arrival: &Arrival, rates: &Rates, work: &Work, loads: bool) -> Prefill {
-    if arrival.request.streamed && arrival.following == Following::Full {
-        return Prefill::Seen;
-    }
-    let load_ms = if loads { rates.adapter_load_ms } else { 0.0 };
-    Prefill::Unseen(ms(rates.prompt_token_ms * work.prompt_tokens + load_ms))
 }
 
 /// A span of `ms` milliseconds.

@@ -2,14 +2,16 @@
 
 use serde::Serialize;
 
-use crate::adapter::names::ModelId;
+use crate::adapter::names::{IdSet, ModelId};
 use crate::adapter::{Claim, Need};
-use crate::cost::{Cost, Situation, Work};
+use crate::cost::{Cost, FAILURE_MS, Situation, Work};
 use crate::endpoint::Subset;
 use crate::ledger::{Ledger, Load};
 use crate::member::Member;
 use crate::member::health::Suspect;
+use crate::rates::Rates;
 use crate::seed::{Random, rendezvous};
+use crate::share::Sent;
 use crate::time::Instant;
 
 /// Costs within this of the least are a tie, in milliseconds.
@@ -48,6 +50,8 @@ pub struct Choice {
     pub probe: bool,
     /// Whether the model is known to be served nowhere.
     pub unserved: bool,
+    /// Adapters in flight at the candidates.
+    wanted: IdSet,
     /// Candidates that are suspect.
     suspects: Vec<(Instant, usize, Load)>,
 }
@@ -118,6 +122,7 @@ impl Choice {
             }
         }
         self.drop_suspects(now, members, ask, sharers);
+        self.price_shares(members);
         self.take(members, ask, random);
     }
 
@@ -146,6 +151,37 @@ impl Choice {
                 self.priced.swap(0, last);
             }
         }
+    }
+
+    /// Where more adapters are in flight than there are slots, adds what those cost that were sent more than their share. Shares are equal ones, so nothing is added
+    /// where speeds differ.
+    fn price_shares(&mut self, members: &[Member]) {
+        let waits = |one: &Priced| one.claim.need == Need::Wait || one.claim.delays_ms > 0.0;
+        if !self.priced.iter().any(waits)
+            || !self.adapters_exceed_slots(members)
+            || !alike(self.priced.iter().map(|one| members[one.index].rates()))
+        {
+            return;
+        }
+        let sent = |one: &Priced| members[one.index].sent;
+        let mean = Sent::mean(self.priced.iter().map(sent));
+        for one in &mut self.priced {
+            one.cost.share_ms = sent(one).excess_ms(mean).min(FAILURE_MS);
+            one.cost_ms = one.cost.total_ms();
+        }
+    }
+
+    /// Whether more adapters are in flight at the candidates than these have slots. Where they are not, each can have a slot of its own somewhere, and whoever waits
+    /// for one waits for copies to go.
+    fn adapters_exceed_slots(&mut self, members: &[Member]) -> bool {
+        self.wanted.clear();
+        let slots: u64 = self
+            .priced
+            .iter()
+            .map(|one| members[one.index].adapters.mark_wanted(&mut self.wanted))
+            .map(|slots| slots.map_or(u64::MAX, u64::from))
+            .fold(0, u64::saturating_add);
+        self.wanted.count() as u64 > slots
     }
 
     /// Puts the taken one first: the probe, or else the cheapest; chance decides among near ties, so that equal requests spread.
@@ -260,6 +296,16 @@ impl Servers {
 fn inside(member: &Member, ask: &Ask<'_>) -> bool {
     ask.subset
         .is_none_or(|subset| subset.contains(member.endpoint.address))
+}
+
+/// Whether none of `all` takes twice as long for a step as another: one of 64 sequences, since what the step takes and what each sequence is told apart worse
+/// than their sum.
+fn alike<'a>(all: impl Iterator<Item = &'a Rates>) -> bool {
+    let steps = all.map(|rates| rates.step(64.0));
+    let (least, most) = steps.fold((f64::INFINITY, 0.0), |(least, most), step| {
+        (f64::min(least, step), f64::max(most, step))
+    });
+    most < 2.0 * least
 }
 
 /// Requests of ours in flight for the adapter that `ask` names, anywhere.

@@ -91,6 +91,17 @@ impl IdSet {
         self.0.get(word).is_some_and(|bits| bits & bit != 0)
     }
 
+    /// Takes all out, and keeps the memory.
+    pub fn clear(&mut self) {
+        self.0.fill(0);
+    }
+
+    /// How many are in it.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.iter().map(|bits| bits.count_ones() as usize).sum()
+    }
+
     /// Adds all of `other`.
     pub fn unite(&mut self, other: &Self) {
         if other.0.len() > self.0.len() {

@@ -117,6 +117,24 @@ fn what_is_in_flight_holds_its_slot_and_another_adapter_waits_for_the_first_to_d
 }
 
 #[test]
+fn adapters_that_wait_are_given_slots_in_the_order_in_which_they_came() {
+    let mut two = Two::new();
+    two.pick("a", 300);
+    two.pick("b", 400);
+    two.pick("c", 500);
+    two.pick("d", 600);
+    two.pick("c", 700);
+    // One more request joins those that wait: it is served with them, and waits for none that came later.
+    assert_eq!(two.claim("c").wait_ms, 300.0);
+    assert_eq!(two.claim("d").wait_ms, 350.0);
+    two.end("a");
+    two.check(&["b", "c"]);
+    assert_eq!(two.claim("d").wait_ms, 400.0, "c has its slot");
+    two.end("b");
+    two.check(&["c", "d"]);
+}
+
+#[test]
 fn a_request_that_keeps_a_slot_running_delays_those_that_wait_for_one() {
     let mut two = Two::new();
     two.pick("a", 60);

@@ -3,7 +3,7 @@
 use picker_core::Event;
 use picker_core::action::Refusal;
 use picker_core::adapter::Need;
-use picker_core::cost::SEQUENCES_MAX;
+use picker_core::cost::{FAILURE_MS, SEQUENCES_MAX};
 use picker_core::endpoint::{Endpoint, Subset};
 use picker_core::engine::Engine;
 use picker_core::event::{Ending, Following};
@@ -129,6 +129,36 @@ fn a_server_that_queues_for_its_adapter_is_left_when_a_load_is_cheaper() {
         .filter(|&key| key != home)
         .count();
     assert!((10..30).contains(&away), "{away} of 40 go to the other");
+}
+
+#[test]
+fn an_endpoint_that_got_more_than_its_share_is_dearer_while_more_adapters_are_wanted_than_there_are_slots()
+ {
+    let mut pool = Pool::with_models(2, &["base", "lora-a", "lora-b", "lora-c"]);
+    for key in 0..2 {
+        pool.answer(key, Answer::Page(adapters(1, &[])));
+    }
+    pool.after(6_000.0);
+    let home = pool.pick(completion("lora-a"));
+    pool.end(home.request, 200);
+    for _ in 0..40 {
+        let next = pool.pick(completion("lora-a"));
+        assert_eq!(next.endpoint, home.endpoint);
+        assert_eq!(
+            next.receipt.candidates[0].cost.share_ms, 0.0,
+            "no adapter waits"
+        );
+        pool.end(next.request, 200);
+    }
+    let other = pool.pick(completion("lora-b"));
+    assert_ne!(other.endpoint, home.endpoint, "there a slot is free");
+    let two = pool.pick(completion("lora-a"));
+    assert_eq!(two.endpoint, home.endpoint, "a slot for each of the two");
+    pool.pick(completion("lora-c"));
+    let pick = pool.pick(completion("lora-a"));
+    assert_eq!(pick.endpoint, other.endpoint, "{:#?}", pick.receipt);
+    let shares = pick.receipt.candidates.iter().map(|one| one.cost.share_ms);
+    assert_eq!(shares.collect::<Vec<_>>(), [0.0, FAILURE_MS]);
 }
 
 #[test]
@@ -329,16 +359,19 @@ fn a_request_of_which_nothing_is_known_is_picked_by_load() {
 
 #[test]
 fn a_prompt_ahead_is_waited_for_until_its_first_token_or_its_time_if_none_will_be_seen() {
-    for (streamed, first_token, expected_ms) in
-        [(true, false, 25.65), (true, true, 0.0), (false, false, 0.0)]
-    {
+    // 513 x 0.05, and where no first token will be seen a step of 15.
+    for (streamed, first_token, first_ms, expected_ms) in [
+        (true, false, 25.65, 25.65),
+        (true, true, 25.65, 0.0),
+        (false, false, 40.65, 0.0),
+    ] {
         let mut pool = Pool::of(1);
         let ahead = pool.pick(sized("m", 2_048, streamed));
         let queue_ms = |pool: &mut Pool| {
             let receipt = pool.pick(Request::of_headers("/")).receipt;
             receipt.candidates[0].cost.ttft_ms() - 20.0
         };
-        assert!((queue_ms(&mut pool) - 25.65).abs() < 1e-9, "513 x 0.05");
+        assert!((queue_ms(&mut pool) - first_ms).abs() < 1e-9);
         pool.after(70.0);
         if first_token {
             pool.tell(Event::FirstToken(ahead.request));
@@ -515,14 +548,14 @@ fn of_watched_requests_nothing_is_awaited_but_the_end() {
     assert_eq!(pool.state(0).own.prefilling, 0);
     let first = ahead_ms(&mut pool);
     assert!(
-        (first - 500.0).abs() < 10.0,
-        "10,000 tokens at 0.05: {first}"
+        (first - 515.0).abs() < 10.0,
+        "10,000 tokens at 0.05, and a step: {first}"
     );
     pool.after(100.0);
     let later = ahead_ms(&mut pool);
     assert!(
-        (first - later - 100.0).abs() < 1.0,
-        "it is computed as time passes: {later}"
+        (first + 15.0 - later - 100.0).abs() < 1.0,
+        "it is computed as time passes, and so is a step of the request without a prompt: {later}"
     );
     pool.end(pick.request, 200);
     assert_eq!(pool.settled[0].1.end, End::Completed);
