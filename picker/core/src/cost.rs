@@ -6,7 +6,7 @@
 //! prompt  = c_p x prompt tokens + fixed
 //! adapter = until a slot is free + load
 //! decode  = o x step(b + n), slowed by the prompts of others, and until the last of its n sequences has a place
-//! harm    = b x ((c_p x prompt tokens + load) / 2 + n x o x c_d), and what those lose that wait, for a place or for a slot
+//! harm    = b x ((c_p x prompt tokens + load) / 5 + n x o x c_d), and what those lose that wait, for a place or for a slot
 //! risk    = what it costs if the endpoint fails the request, times how likely that is
 //! share   = for having been sent more than the mean, while adapters in flight outnumber slots: added once all are priced ([`crate::share`])
 //! ```
@@ -111,9 +111,9 @@ pub struct Cost {
     pub share_ms: f64,
 }
 
-/// How much a millisecond counts by which a prompt or an adapter holds up those that run or wait. 1 gave the best mean times, at the price of times to
-/// first token, and less than a half neither (`docs/benchmarks/virtual-time.md`).
-const STALL_SHARE: f64 = 0.5;
+/// How much a millisecond counts by which a prompt or an adapter holds up those that run or wait. With more, long prompts gather where few run and
+/// wait for each other, at the price of times to first token; with less, mean times are longer where servers differ (`docs/benchmarks/virtual-time.md`).
+const STALL_SHARE: f64 = 0.2;
 
 /// How much of the time that prompts took of late counts as time that the next ones will take from a request that decodes. All of it measured worse: where
 /// prompts have been is where picks send fewer of them next.
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn prompts_ahead_are_waited_for_and_running_sequences_are_harmed() {
-        // 20 steps of 10 + 4. Each of three others loses half of the prompt's 10 and 20 x 1 for its tokens.
+        // 20 steps of 10 + 4. Each of three others loses a fifth of the prompt's 10 and 20 x 1 for its tokens.
         let busy = Situation {
             requests: 3.0,
             prefill_ms: 50.0,
@@ -265,7 +265,7 @@ mod tests {
         let expected = Cost {
             ahead_ms: 50.0,
             decode_ms: 280.0,
-            harm_ms: 3.0 * 25.0,
+            harm_ms: 3.0 * 22.0,
             ..ALONE
         };
         check(busy, expected);
@@ -274,7 +274,7 @@ mod tests {
     #[test]
     fn a_full_batch_is_waited_for() {
         // Two of five requests have to leave; each takes 30 steps of 10 + 4 = 420, four at a time: 2 x 420 / 4. The one that waits loses
-        // half of the prompt's 10 and of a fourth of the 280 that the request is in a place.
+        // a fifth of the prompt's 10 and of a fourth of the 280 that the request is in a place.
         let full = Situation {
             requests: 5.0,
             slots: Some(4.0),
@@ -284,7 +284,7 @@ mod tests {
         let expected = Cost {
             admit_ms: 210.0,
             decode_ms: 300.0,
-            harm_ms: 4.0 * 25.0 + 40.0,
+            harm_ms: 4.0 * 22.0 + 16.0,
             ..ALONE
         };
         check(full, expected);
@@ -296,14 +296,14 @@ mod tests {
             sequences: 3.0,
             ..WORK
         };
-        // 20 steps of 10 + 2 + 3. Each of two others loses half of the prompt's 10 and 3 x 20 x 1 for the tokens.
+        // 20 steps of 10 + 2 + 3. Each of two others loses a fifth of the prompt's 10 and 3 x 20 x 1 for the tokens.
         let roomy = Situation {
             requests: 2.0,
             ..IDLE
         };
         let expected = Cost {
             decode_ms: 300.0,
-            harm_ms: 2.0 * 65.0,
+            harm_ms: 2.0 * 62.0,
             ..ALONE
         };
         check_of(three, roomy, expected);
@@ -316,12 +316,12 @@ mod tests {
         };
         let expected = Cost {
             decode_ms: 280.0 + 195.0,
-            harm_ms: 3.0 * 65.0,
+            harm_ms: 3.0 * 62.0,
             ..ALONE
         };
         check_of(three, narrow, expected);
         // Two have to leave before the first joins: 2 x 420 / 4; then two more before the last does. The one that waits
-        // loses half of 10 and of a fourth of 3 x 280.
+        // loses a fifth of 10 and of a fourth of 3 x 280.
         let full = Situation {
             requests: 5.0,
             ..narrow
@@ -329,7 +329,7 @@ mod tests {
         let expected = Cost {
             admit_ms: 210.0,
             decode_ms: 300.0 + 210.0,
-            harm_ms: 4.0 * 65.0 + (10.0 + 210.0) / 2.0,
+            harm_ms: 4.0 * 62.0 + (10.0 + 210.0) / 5.0,
             ..ALONE
         };
         check_of(three, full, expected);
@@ -337,7 +337,7 @@ mod tests {
 
     #[test]
     fn what_is_asked_of_the_kv_cache_beyond_all_of_it_is_waited_for() {
-        // A quarter too much comes free in a quarter of a request's time: 20 steps of 10 + 2. A fifth of the two wait, and lose half of the
+        // A quarter too much comes free in a quarter of a request's time: 20 steps of 10 + 2. A fifth of the two wait, and lose a fifth of the
         // prompt's 10.
         let scarce = Situation {
             requests: 2.0,
@@ -347,7 +347,7 @@ mod tests {
         let expected = Cost {
             admit_ms: 60.0,
             decode_ms: 260.0,
-            harm_ms: 2.0 * 25.0 + 0.4 * 5.0,
+            harm_ms: 2.0 * 22.0 + 0.4 * 2.0,
             ..ALONE
         };
         check(scarce, expected);
@@ -356,8 +356,8 @@ mod tests {
     #[test]
     fn the_prompts_of_those_that_wait_are_computed_first_and_what_a_request_takes_from_them_is_harm()
      {
-        // Three of seven wait for a place. Their prompts take 3 x 40 x 0.1. Four have to leave: 4 x (20 steps of 10 + 4) / 4. Each of the three loses half
-        // of the prompt's 10 and of a fourth of the 280 that the request is in a place; each of the four that run half of 10, and 20 x 1.
+        // Three of seven wait for a place. Their prompts take 3 x 40 x 0.1. Four have to leave: 4 x (20 steps of 10 + 4) / 4. Each of the three loses a fifth
+        // of the prompt's 10 and of a fourth of the 280 that the request is in a place; each of the four that run a fifth of 10, and 20 x 1.
         let queue = Situation {
             requests: 7.0,
             slots: Some(4.0),
@@ -369,7 +369,7 @@ mod tests {
             admit_ms: 280.0,
             ahead_ms: 12.0,
             decode_ms: 300.0,
-            harm_ms: 4.0 * 25.0 + 3.0 * (10.0 + 70.0) / 2.0,
+            harm_ms: 4.0 * 22.0 + 3.0 * (10.0 + 70.0) / 5.0,
             ..ALONE
         };
         check(queue, expected);
@@ -401,7 +401,7 @@ mod tests {
 
     #[test]
     fn a_copy_of_an_adapter_that_many_use_counts_less_against_those_that_run() {
-        // With 192 in flight for it, a quarter of the load's 300 counts: each of two loses half of 10 + 75, and 20 x 1.
+        // With 192 in flight for it, a quarter of the load's 300 counts: each of two loses a fifth of 10 + 75, and 20 x 1.
         let shared = Situation {
             requests: 2.0,
             claim: Claim {
@@ -414,7 +414,7 @@ mod tests {
         let expected = Cost {
             adapter_ms: 300.0,
             decode_ms: 260.0,
-            harm_ms: 2.0 * (42.5 + 20.0),
+            harm_ms: 2.0 * (17.0 + 20.0),
             ..ALONE
         };
         check(shared, expected);
@@ -442,7 +442,7 @@ mod tests {
             let expected = Cost {
                 adapter_ms: 40.0 + load_ms,
                 decode_ms: 240.0,
-                harm_ms: 25.0 + load_ms / 2.0 + 7.0,
+                harm_ms: 22.0 + load_ms / 5.0 + 7.0,
                 ..ALONE
             };
             check(situation, expected);

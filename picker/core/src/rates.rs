@@ -8,7 +8,8 @@
 //!
 //! which is linear in what is looked for. vLLM counts steps (`vllm:iteration_tokens_total_count`), the tokens of all steps
 //! (`..._sum`: uncached prompt and generated tokens) and generated tokens (`vllm:generation_tokens_total`), so no response has to be
-//! seen for it (`vllm/v1/metrics/loggers.py`). Adapters loaded are those that our own picks made it load.
+//! seen for it (`vllm/v1/metrics/loggers.py`). Adapters loaded are those that our own picks made it load, and those that readings show running which no pick of
+//! ours asked for.
 
 use std::collections::VecDeque;
 
@@ -287,7 +288,7 @@ pub struct Meter {
     marks: VecDeque<Mark>,
     /// The counters of the latest reading.
     latest: Vec<Counters>,
-    /// Adapters that our picks made it load.
+    /// Adapters that it has loaded.
     loads: u64,
     /// Whether the endpoint may have been idle since the latest mark.
     idled: bool,
