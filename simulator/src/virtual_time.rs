@@ -24,7 +24,7 @@ use crate::policy::{Baseline, Policy};
 use crate::workload::{self, Arrival, Trace};
 use agenda::Agenda;
 use fault::{Fault, FaultKind};
-use gateway::{Gateway, Sender, Wish};
+use gateway::{Gateway, Wish};
 use record::Record;
 use server::Server;
 use truth::Truth;
@@ -55,7 +55,8 @@ pub struct Plan {
     pub follow: Follow,
     /// What befalls servers.
     pub faults: Vec<Fault>,
-    /// Other gateways in front of the same servers, which send the first jobs, one gateway after the other. `policy` places the rest.
+    /// Other gateways in front of the same servers, which send the first jobs, one gateway after the other. `policy` places the rest. Not with
+    /// the oracle, who is not told what others send.
     pub others: Vec<Other>,
 }
 
@@ -149,14 +150,12 @@ pub fn run(plan: &Plan, jobs: &[Job]) -> record::Trace {
 }
 
 /// The other gateways of a plan, each with the number of the first job after its own.
-fn others(plan: &Plan) -> Vec<(usize, Sender)> {
+fn others(plan: &Plan) -> Vec<(usize, Gateway)> {
     let mut end = 0;
     let others = plan.others.iter().map(|other| {
         end += other.jobs;
-        (
-            end,
-            Sender::new(other.baseline.clone(), plan.profiles.len()),
-        )
+        let baseline = other.baseline.clone();
+        (end, Gateway::balancing(baseline, plan.profiles.len()))
     });
     others.collect()
 }
@@ -195,7 +194,7 @@ struct Simulation<'a> {
     servers: Vec<Server>,
     gateway: Gateway,
     /// Each with the number of the first job after its own.
-    others: Vec<(usize, Sender)>,
+    others: Vec<(usize, Gateway)>,
     /// What the oracle knows, if it is the one to choose.
     truth: Option<Truth>,
     records: Vec<Record>,
@@ -253,13 +252,10 @@ impl<'a> Simulation<'a> {
         if job == self.plan.warm_up {
             self.loads_before = self.adapter_loads();
         }
-        let sent = &self.jobs[job];
-        let place = match (self.other(job), &mut self.truth) {
-            (Some(other), _) => self.others[other]
-                .1
-                .place(job, u64::from(sent.prompt_tokens)),
-            (None, Some(truth)) => truth.place(now, job, sent, &self.plan.profiles),
-            (None, None) => self.gateway.place(now, job, sent, self.plan),
+        let (plan, sent) = (self.plan, &self.jobs[job]);
+        let place = match &mut self.truth {
+            Some(truth) => truth.place(now, job, sent, &plan.profiles),
+            None => self.gateway(job).place(now, job, sent, plan),
         };
         match place {
             Some(server) => {
@@ -434,29 +430,19 @@ impl<'a> Simulation<'a> {
         }
     }
 
-    /// The number of the other gateway that sends a job, if one does.
-    fn other(&self, job: usize) -> Option<usize> {
-        self.others.iter().position(|(end, _)| job < *end)
+    /// The gateway that sends a job.
+    fn gateway(&mut self, job: usize) -> &mut Gateway {
+        let other = self.others.iter_mut().find(|(end, _)| job < *end);
+        other.map_or(&mut self.gateway, |(_, gateway)| gateway)
     }
 
     fn answer(&mut self, now: Instant, job: usize, answer: Answer) {
-        if let Some(other) = self.other(job) {
-            let sender = &mut self.others[other].1;
-            match answer {
-                Answer::FirstToken => sender.first_token(job),
-                Answer::Tokens(_) => {}
-                Answer::Ended(ending) => {
-                    sender.ended(job);
-                    self.end(now, job, ending);
-                }
-            }
-            return;
-        }
+        let gateway = self.gateway(job);
         match answer {
-            Answer::FirstToken => self.gateway.first_token(now, job),
-            Answer::Tokens(tokens) => self.gateway.progressed(now, job, tokens),
+            Answer::FirstToken => gateway.first_token(now, job),
+            Answer::Tokens(tokens) => gateway.progressed(now, job, tokens),
             Answer::Ended(ending) => {
-                self.gateway.ended(now, job, ending);
+                gateway.ended(now, job, ending);
                 self.end(now, job, ending);
             }
         }

@@ -247,21 +247,18 @@ impl Adapters {
             return Claim::NONE;
         }
         let known = self.held.iter().find(|held| held.adapter == model);
-        match known {
-            Some(held) if held.waits => Claim {
+        if known.map_or_else(|| self.is_full(), |held| held.waits) {
+            return Claim {
                 need: Need::Wait,
                 wait_ms: self.drain_ms(now, self.waiting_before(model), service_ms),
                 delays_ms: 0.0,
-            },
+            };
+        }
+        match known {
             Some(held) => Claim {
                 need: Need::Resident,
                 wait_ms: 0.0,
                 delays_ms: self.delays_ms(now, held, service_ms),
-            },
-            None if self.is_full() => Claim {
-                need: Need::Wait,
-                wait_ms: self.drain_ms(now, self.waiting_before(model), service_ms),
-                delays_ms: 0.0,
             },
             None => {
                 let full = self

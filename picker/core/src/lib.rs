@@ -17,7 +17,6 @@
 
 pub mod time;
 pub mod seed;
-pub mod share;
 pub mod engine;
 pub mod endpoint;
 pub mod exposition;
@@ -32,6 +31,7 @@ pub mod catalogue;
 pub mod diagnosis;
 pub mod rates;
 pub mod length;
+pub mod share;
 pub mod ledger;
 pub mod member;
 pub mod cost;

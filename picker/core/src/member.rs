@@ -59,7 +59,7 @@ pub struct Member {
     fit: Fit,
     rates: Rates,
     prompts: Prompts,
-    /// The work for adapters that was sent here of late.
+    /// Requests for adapters that were sent here of late.
     pub sent: Sent,
     /// Smoothed requests that others sent here.
     foreign: f64,

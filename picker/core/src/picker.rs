@@ -27,7 +27,7 @@ use crate::receipt::{CANDIDATES_MAX, End, Outcome};
 use crate::request::RequestKey;
 use crate::schedule::{Ask, Choice};
 use crate::seed::{Random, name_hash};
-use crate::share::{Sent, Weight};
+use crate::share::Sent;
 use crate::time::Instant;
 
 /// What a picker is made with.
@@ -61,8 +61,6 @@ pub struct Picker {
     factors: Factors,
     pooled_next: Instant,
     fixed: state::Fixed,
-    /// What the next request for an adapter weighs in what endpoints were sent.
-    weight: Weight,
     actions: VecDeque<Action>,
     /// The last choice, kept for its memory.
     choice: Choice,
@@ -88,7 +86,6 @@ impl Picker {
             factors: Factors::ONE,
             pooled_next: Instant::ZERO,
             fixed: state::Fixed::default(),
-            weight: Weight::default(),
             actions: VecDeque::new(),
             choice: Choice::default(),
             ties: Random::split(settings.seed, "ties"),
@@ -198,12 +195,13 @@ impl Picker {
         });
         let count = u32::try_from(wanted.len()).unwrap_or(u32::MAX);
         let spread = (member::SPREAD_PER_ENDPOINT * count).min(member::SPREAD_MAX);
+        let sent = Sent::mean(self.members.iter().map(|member| member.sent));
         for endpoint in wanted.into_values() {
             let due = now + spread.mul_f64(self.pace.random.unit());
             self.next_due = earlier(self.next_due, Some(due));
             let mut member = Member::new(EndpointKey(self.next_key), endpoint, due);
             member.learn(now, &self.factors, self.fixed.ms());
-            member.sent = Sent::mean(self.members.iter().map(|member| member.sent));
+            member.sent = sent;
             self.members.push(member);
             self.next_key += 1;
         }

@@ -9,35 +9,17 @@ const HALF_LIFE_REQUESTS: f64 = 256.0;
 /// What one more request costs where as much again as the mean was sent, in milliseconds. With 64 adapters over eight servers of four slots the busiest gets 1.09
 /// times the mean; twice as much makes that 1.06, and requests wait a tenth longer.
 const WHOLE_SHARE_MS: f64 = 50_000.0;
-/// Above this all weights are made small again.
-const WEIGHT_MAX: f64 = 1e100;
-
-/// What the next request weighs. It grows with each, so that those before weigh less and less beside it.
-#[derive(Clone, Copy, Debug)]
-pub struct Weight(f64);
-
-impl Default for Weight {
-    fn default() -> Self {
-        Self(1.0)
-    }
-}
-
-impl Weight {
-    /// Notes that a request was sent to the endpoint of `sent`, one of `candidates`.
-    pub fn on_pick(&mut self, sent: &mut Sent, candidates: usize) {
-        sent.0 += self.0;
-        self.0 *= (1.0 / (HALF_LIFE_REQUESTS * candidates.max(1) as f64)).exp2();
-    }
-
-    /// What every [`Sent`] is to be divided by, once the weights have become too large; they are small again then.
-    pub fn overflow(&mut self) -> Option<f64> {
-        (self.0 > WEIGHT_MAX).then(|| std::mem::replace(&mut self.0, 1.0))
-    }
-}
-
-/// Requests that were sent to one endpoint, each by its [`Weight`].
+/// Requests for adapters that were sent to one endpoint; earlier ones count less.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Sent(f64);
+
+/// Notes that a request was sent to number `taken` of `all`, one of so many `candidates`.
+pub fn send<'a>(all: impl Iterator<Item = &'a mut Sent>, taken: usize, candidates: usize) {
+    let kept = (-1.0 / (HALF_LIFE_REQUESTS * candidates.max(1) as f64)).exp2();
+    for (place, sent) in all.enumerate() {
+        sent.0 = sent.0 * kept + f64::from(u8::from(place == taken));
+    }
+}
 
 impl Sent {
     /// The mean of `all`; nothing, if there are none.
@@ -52,11 +34,6 @@ impl Sent {
     pub fn excess_ms(self, mean: Self) -> f64 {
         let times = if mean.0 > 0.0 { self.0 / mean.0 } else { 0.0 };
         ((times - 1.0) * WHOLE_SHARE_MS).max(0.0)
-    }
-
-    /// Divides it by `overflow`.
-    pub fn scale_down(&mut self, overflow: f64) {
-        self.0 /= overflow;
     }
 }
 
@@ -81,23 +58,20 @@ mod tests {
     }
 
     #[test]
-    fn older_requests_weigh_less_and_weights_stay_finite() {
-        let (mut weight, mut sent) = (Weight::default(), [Sent::default(); 2]);
+    fn older_requests_weigh_less() {
+        let mut all = [Sent::default(); 2];
         for number in 0..2_000_000 {
             // The first gets all of the first half.
-            weight.on_pick(&mut sent[usize::from(number >= 1_000_000)], 2);
+            send(all.iter_mut(), usize::from(number >= 1_000_000), 2);
             if number == 1_000_511 {
-                let halves = sent[0].0 / sent[1].0;
+                let halves = all[0].0 / all[1].0;
                 assert!((halves - 1.0).abs() < 0.01, "256 for each of two: {halves}");
             }
-            if let Some(overflow) = weight.overflow() {
-                sent.iter_mut().for_each(|one| one.scale_down(overflow));
-            }
         }
-        assert!(weight.0.is_finite() && sent[1].0 > 0.0);
-        assert_eq!(sent[1].excess_ms(sent[1]), 0.0);
-        let mean = Sent::mean(sent.into_iter());
-        assert_eq!(sent[0].excess_ms(mean), 0.0, "long ago is forgotten");
-        assert!((sent[1].excess_ms(mean) - 50_000.0).abs() < 1.0);
+        assert!(all[1].0.is_finite() && all[1].0 > 0.0);
+        assert_eq!(all[1].excess_ms(all[1]), 0.0);
+        let mean = Sent::mean(all.into_iter());
+        assert_eq!(all[0].excess_ms(mean), 0.0, "long ago is forgotten");
+        assert!((all[1].excess_ms(mean) - 50_000.0).abs() < 1.0);
     }
 }

@@ -52,10 +52,15 @@ pub(super) enum Due {
 impl Gateway {
     pub(super) fn new(plan: &Plan) -> Self {
         match (Baseline::of(plan.policy, plan.seed), plan.policy) {
-            (Some(baseline), _) => Self::Baseline(Sender::new(baseline, plan.profiles.len())),
+            (Some(baseline), _) => Self::balancing(baseline, plan.profiles.len()),
             (None, Policy::Oracle) => Self::Oracle,
             (None, _) => Self::Pointsman(Box::new(Driver::new(plan))),
         }
+    }
+
+    /// One that balances as `baseline` does, by what it has sent itself.
+    pub(super) fn balancing(baseline: Baseline, servers: usize) -> Self {
+        Self::Baseline(Sender::new(baseline, servers))
     }
 
     /// The server that `job`, number `index`, is sent to.
@@ -196,7 +201,7 @@ impl Sender {
         Some(server)
     }
 
-    pub(crate) fn first_token(&mut self, index: usize) {
+    fn first_token(&mut self, index: usize) {
         if let Some((server, prompt_tokens)) = self.in_flight.get_mut(&index) {
             self.loads[*server].prefill_tokens -= std::mem::take(prompt_tokens);
         }

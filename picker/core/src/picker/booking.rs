@@ -11,6 +11,7 @@ use crate::ledger::{Entry, Prefill};
 use crate::member::{self, Member};
 use crate::receipt::Receipt;
 use crate::schedule::{Ask, Choice, Priced};
+use crate::share;
 use crate::time::Instant;
 
 impl Picker {
@@ -26,7 +27,8 @@ impl Picker {
     ) -> Pick {
         let fallbacks = self.fallbacks(choice, arrival.fallbacks);
         if taken.claim.need != Need::NoAdapter {
-            self.share(taken.index, choice.priced.len());
+            let all = self.members.iter_mut().map(|member| &mut member.sent);
+            share::send(all, taken.index, choice.priced.len());
         }
         let member = &mut self.members[taken.index];
         let expected_end = now + ms(receipt.expected_duration_ms.unwrap_or_default());
@@ -71,17 +73,6 @@ impl Picker {
             address: member.endpoint.address,
             fallbacks,
             receipt,
-        }
-    }
-
-    /// Notes that number `taken` of the members was sent a request for an adapter.
-    fn share(&mut self, taken: usize, candidates: usize) {
-        self.weight
-            .on_pick(&mut self.members[taken].sent, candidates);
-        if let Some(overflow) = self.weight.overflow() {
-            for member in &mut self.members {
-                member.sent.scale_down(overflow);
-            }
         }
     }
 
